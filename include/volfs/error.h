@@ -37,7 +37,9 @@ using Result = std::expected<T, Error>;
 using Status = Result<void>;
 
 // Shorthands for "return std::unexpected(...)".
-inline std::unexpected<Error> fail(Error error) { return std::unexpected<Error>(std::move(error)); }
+inline std::unexpected<Error> fail(Error error) {
+  return std::unexpected<Error>(std::move(error));
+}
 inline std::unexpected<Error> fail_sys(int code, std::string_view what) {
   return fail(Error::sys(code, what));
 }
@@ -55,17 +57,17 @@ Result<T> in(std::string_view place, Result<T> result) {
 }  // namespace volfs
 
 // Returns the error of EXPR from the enclosing function, if it has one.
-#define VOLFS_TRY(expr)                                                        \
-  do {                                                                         \
-    if (auto volfs_try_ = (expr); !volfs_try_)                                 \
-      return ::volfs::fail(std::move(volfs_try_.error()));                     \
+#define VOLFS_TRY(expr)                                    \
+  do {                                                     \
+    if (auto volfs_try_ = (expr); !volfs_try_)             \
+      return ::volfs::fail(std::move(volfs_try_.error())); \
   } while (0)
 
 #define VOLFS_CONCAT_(a, b) a##b
 #define VOLFS_CONCAT(a, b) VOLFS_CONCAT_(a, b)
 // Declares VAR as the value of EXPR, or returns EXPR's error from the enclosing function.
 #define VOLFS_TRY_ASSIGN(var, expr) VOLFS_TRY_ASSIGN_(VOLFS_CONCAT(volfs_r_, __LINE__), var, expr)
-#define VOLFS_TRY_ASSIGN_(tmp, var, expr)                                      \
-  auto tmp = (expr);                                                           \
-  if (!tmp) return ::volfs::fail(std::move(tmp.error()));                      \
+#define VOLFS_TRY_ASSIGN_(tmp, var, expr)                 \
+  auto tmp = (expr);                                      \
+  if (!tmp) return ::volfs::fail(std::move(tmp.error())); \
   var = std::move(*tmp)

@@ -38,11 +38,19 @@ inline bool range_within(uint64_t offset, uint64_t length, uint64_t size) {
   return length <= size && offset <= size - length;
 }
 
-inline bool is_power_of_two(uint64_t n) { return std::has_single_bit(n); }
+inline bool is_power_of_two(uint64_t n) {
+  return std::has_single_bit(n);
+}
 // ALIGN need not be a power of two, and is not 0. round_up must not overflow.
-inline uint64_t round_down(uint64_t n, uint64_t align) { return n - n % align; }
-inline uint64_t round_up(uint64_t n, uint64_t align) { return round_down(n + align - 1, align); }
-inline uint64_t div_round_up(uint64_t n, uint64_t d) { return n / d + (n % d != 0); }
+inline uint64_t round_down(uint64_t n, uint64_t align) {
+  return n - n % align;
+}
+inline uint64_t round_up(uint64_t n, uint64_t align) {
+  return round_down(n + align - 1, align);
+}
+inline uint64_t div_round_up(uint64_t n, uint64_t d) {
+  return n / d + (n % d != 0);
+}
 
 // Reads a size as definitions write it: a decimal number, alone (bytes) or followed, without
 // or with one blank, by KiB/MiB/GiB/TiB/PiB, K/M/G/T/P (binary, as lvm2; either case), B or

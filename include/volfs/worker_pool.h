@@ -17,8 +17,8 @@ class WorkerPool {
  public:
   using Job = std::function<void()>;
   struct Limits {
-    size_t threads = 512;  // the most there are; they start on demand
-    size_t per_key = 16;   // the most that work for one key at a time
+    size_t threads = 512;                  // the most there are; they start on demand
+    size_t per_key = 16;                   // the most that work for one key at a time
     Nanos idle = std::chrono::seconds(5);  // a thread without work for so long ends
   };
 

@@ -13,7 +13,9 @@ Error Error::sys(int code, std::string_view what) {
   return Error(code, std::move(text));
 }
 
-Error Error::invalid(std::string text) { return Error(EINVAL, std::move(text)); }
+Error Error::invalid(std::string text) {
+  return Error(EINVAL, std::move(text));
+}
 
 Error Error::in(std::string_view place) && {
   std::string text(place);

@@ -40,10 +40,14 @@ State& state() {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
-    case LogLevel::info: return spdlog::level::info;
-    case LogLevel::warning: return spdlog::level::warn;
-    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::debug:
+      return spdlog::level::debug;
+    case LogLevel::info:
+      return spdlog::level::info;
+    case LogLevel::warning:
+      return spdlog::level::warn;
+    case LogLevel::error:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
@@ -52,10 +56,14 @@ std::string_view prefix(LogSink sink, LogLevel level) {
   if (sink == LogSink::syslog) return "";
   const bool journal = sink == LogSink::journal;
   switch (level) {
-    case LogLevel::debug: return journal ? "<7>" : "debug: ";
-    case LogLevel::info: return journal ? "<6>" : "";
-    case LogLevel::warning: return journal ? "<4>" : "warning: ";
-    case LogLevel::error: return journal ? "<3>" : "error: ";
+    case LogLevel::debug:
+      return journal ? "<7>" : "debug: ";
+    case LogLevel::info:
+      return journal ? "<6>" : "";
+    case LogLevel::warning:
+      return journal ? "<4>" : "warning: ";
+    case LogLevel::error:
+      return journal ? "<3>" : "error: ";
   }
   return "";
 }
@@ -71,9 +79,13 @@ void log_to(LogSink sink) {
   state().logger = std::move(logger);
 }
 
-void log_level(LogLevel least) { state().least = least; }
+void log_level(LogLevel least) {
+  state().least = least;
+}
 
-bool log_enabled(LogLevel level) { return level >= state().least.load(std::memory_order_relaxed); }
+bool log_enabled(LogLevel level) {
+  return level >= state().least.load(std::memory_order_relaxed);
+}
 
 void log_write(LogLevel level, std::string_view text) {
   if (!log_enabled(level)) return;

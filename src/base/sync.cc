@@ -16,12 +16,18 @@ std::atomic<Scheduler*> installed{nullptr};
 thread_local BlockingObserver* observer = nullptr;
 thread_local unsigned blocking_depth = 0;
 
-Scheduler* active() { return installed.load(std::memory_order_relaxed); }
+Scheduler* active() {
+  return installed.load(std::memory_order_relaxed);
+}
 
 }  // namespace
 
-void set_scheduler(Scheduler* scheduler) { installed.store(scheduler); }
-Scheduler* scheduler() { return active(); }
+void set_scheduler(Scheduler* scheduler) {
+  installed.store(scheduler);
+}
+Scheduler* scheduler() {
+  return active();
+}
 
 BlockingObserver* set_blocking_observer(BlockingObserver* next) {
   return std::exchange(observer, next);
@@ -44,7 +50,9 @@ Nanos wall_clock() {
   return std::chrono::duration_cast<Nanos>(std::chrono::system_clock::now().time_since_epoch());
 }
 
-void sleep_for(Nanos duration) { sleep_until(now() + duration); }
+void sleep_for(Nanos duration) {
+  sleep_until(now() + duration);
+}
 
 void sleep_until(TimePoint when) {
   const BlockingScope blocked;
@@ -82,7 +90,9 @@ void Mutex::unlock() {
   }
 }
 
-void CondVar::wait(Mutex& mutex) { wait_until(mutex, never); }
+void CondVar::wait(Mutex& mutex) {
+  wait_until(mutex, never);
+}
 
 bool CondVar::wait_until(Mutex& mutex, TimePoint deadline) {
   const BlockingScope blocked;

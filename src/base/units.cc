@@ -47,13 +47,15 @@ std::optional<uint64_t> unit_bytes(std::string_view name) {
 }
 
 Error bad_size(std::string_view text) {
-  return Error::invalid(fmt::format(
-      "'{}' is not a size; expected a number of bytes, or one with KiB, MiB, GiB, TiB, "
-      "K, M, G, T or s (sectors of 512 bytes)",
-      text));
+  return Error::invalid(
+      fmt::format("'{}' is not a size; expected a number of bytes, or one with KiB, MiB, GiB, TiB, "
+                  "K, M, G, T or s (sectors of 512 bytes)",
+                  text));
 }
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // The value of DIGITS ("5" in "1.5") as a fraction of UNIT, if that is a whole number.
 std::optional<uint64_t> fraction_of(std::string_view digits, uint64_t unit) {
@@ -97,8 +99,7 @@ Result<uint64_t> parse_size(std::string_view text) {
   const auto unit = unit_bytes(rest);
   if (!unit) return fail(bad_size(text));
   const auto part = fraction_of(fraction, *unit);
-  if (!part)
-    return fail_invalid(fmt::format("'{}' is not a whole number of bytes", text));
+  if (!part) return fail_invalid(fmt::format("'{}' is not a whole number of bytes", text));
   const auto number = parse_u64(text.substr(0, whole));
   const auto bytes = number ? checked_mul(*number, *unit) : std::nullopt;
   const auto sum = bytes ? checked_add(*bytes, *part) : std::nullopt;

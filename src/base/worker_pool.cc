@@ -7,7 +7,9 @@ namespace volfs {
 
 WorkerPool::WorkerPool() : WorkerPool(Limits{}) {}
 WorkerPool::WorkerPool(Limits limits) : limits_(limits) {}
-WorkerPool::~WorkerPool() { stop(); }
+WorkerPool::~WorkerPool() {
+  stop();
+}
 
 void WorkerPool::make_ready(const void* key, Queue& queue) {
   if (queue.ready || queue.jobs.empty() || queue.running >= limits_.per_key) return;

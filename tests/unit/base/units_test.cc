@@ -19,7 +19,8 @@ TEST_CASE("sizes are read as definitions write them") {
 }
 
 TEST_CASE("what is no size is refused, with what was found") {
-  for (const char* text : {"", "x", "-1", "4 KB", "4KiBs", "1.", ".5K", "1.5", "0x10", "4  K", "4 "}) {
+  for (const char* text :
+       {"", "x", "-1", "4 KB", "4KiBs", "1.", ".5K", "1.5", "0x10", "4  K", "4 "}) {
     CAPTURE(text);
     const auto size = parse_size(text);
     REQUIRE(!size);
