@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A catalog as a mounted directory. The request handler knows neither how a request came nor
+// which thread answers it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "volfs/engine/catalog.h"
+#include "volfs/error.h"
+
+namespace volfs::fuse {
+
+// A file of the directory .volfs: its content is made when it is opened, and stays for that open.
+struct InfoFile {
+  std::string name;
+  std::function<Result<std::string>()> content;  // any thread; may wait
+};
+
+struct Options {
+  std::string mountpoint;
+  std::string source = "volfs";      // what /proc/mounts shows as the device
+  std::vector<std::string> options;  // for the kernel and fusermount3: "allow_other", "ro", ...
+  bool read_only = false;
+  unsigned threads = 0;         // that serve requests; 0: chosen by the number of CPUs
+  unsigned max_background = 64;
+  bool writeback_cache = false;
+  bool direct_io = false;  // every open bypasses the page cache (no mmap shared)
+  bool debug = false;
+};
+
+class Server {
+ public:
+  // Mounts: at return the directory answers, once serve() runs. Errors name the mount point and
+  // why (busy, stale, no permission, no /dev/fuse).
+  static Result<std::unique_ptr<Server>> mount(engine::Catalog& catalog, const Options& options);
+  // Unmounts if it still is mounted.
+  virtual ~Server() = default;
+
+  // Before serve().
+  virtual void add_info_file(InfoFile file) = 0;
+  // .volfs/control: each write is one request (JSON text), each read gives the reply to the last
+  // one on the same open file. HANDLE may be called by many threads at once and may wait. The
+  // file has the owner and mode of the catalog's exposure.
+  virtual void set_control(std::function<std::string(std::string)> handle) = 0;
+
+  // Serves until it is unmounted or stop() is called; READY is called once requests are answered.
+  // At return every request has been answered and no thread of the server runs.
+  virtual Status serve(const std::function<void()>& ready) = 0;
+  // Any thread or signal handler: unmounts and lets serve() return.
+  virtual void stop() = 0;
+};
+
+}  // namespace volfs::fuse
