@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// MappedDevice: a block device made of a device-mapper table that can be replaced while it is in
+// use. It has room for two tables: the active one serves I/O, the inactive one was loaded and
+// takes over at the next resume. This is the kernel's life cycle: load, suspend, resume.
+//
+// Threads: everything may be called by any thread. suspend, resume, load and clear take turns;
+// the texts, message and info do not wait for them. Lifetime: the devices that a table uses must
+// outlive it; a table is gone when the call that removed it (resume, clear, load) has returned.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "volfs/block_device.h"
+#include "volfs/dm/table.h"
+#include "volfs/dm/target.h"
+#include "volfs/error.h"
+#include "volfs/gate.h"
+#include "volfs/sync.h"
+
+namespace volfs::dm {
+
+class Table;
+
+// How many devices may stand on each other. A request descends through all of them on one stack.
+inline constexpr unsigned max_stack_depth = 200;
+
+// The levels of the tallest stack that has DEVICE on top: 1 if nothing is below it. Stops
+// counting beyond LIMIT.
+unsigned stack_depth(const BlockDevice& device, unsigned limit = max_stack_depth);
+
+class MappedDevice final : public BlockDevice {
+ public:
+  enum class Which : uint8_t { active, inactive };
+
+  struct LoadOptions {
+    bool read_only = false;
+    std::string_view place = "table";  // stands before the line in errors
+  };
+  struct SuspendOptions {
+    bool flush = true;           // false: --noflush
+    TimePoint deadline = never;  // give up draining then
+  };
+  struct Info {
+    std::string name, uuid;
+    bool suspended = false, read_only = false;
+    bool active_table = false, inactive_table = false;
+    uint32_t open_count = 0, event_nr = 0, target_count = 0;  // targets of the active table
+  };
+
+  // Without a table its size is 0.
+  explicit MappedDevice(std::string name, std::string uuid = {});
+  // No operation may be under way. The tables go, postsuspend is called for the active one.
+  ~MappedDevice() override;
+
+  // Makes the inactive table, replacing one that was loaded before. EINVAL with the row, the
+  // type, the argument and what was expected; ELOOP if a device below stands on this one or the
+  // stack would be deeper than max_stack_depth; EROFS if a writable table would use a read-only
+  // device; what RESOLVE says. After an error nothing is changed.
+  Status load(std::span<const TableRow> rows, const Resolver& resolve, const LoadOptions& options);
+  Status load(std::span<const TableRow> rows, const Resolver& resolve) {
+    return load(rows, resolve, LoadOptions());
+  }
+  // Drops the inactive table, if there is one.
+  void clear();
+
+  // Lets no new I/O in, waits for what is under way, and flushes. New I/O waits (map with
+  // Wait::no is false). ETIMEDOUT when the deadline has passed: then nothing is changed. A
+  // suspended device stays so. A flush that fails is logged and does not keep the device from
+  // being suspended: a broken table must be replaceable.
+  Status suspend(const SuspendOptions& options);
+  Status suspend() { return suspend(SuspendOptions()); }
+  // Swaps the inactive table in, if there is one (suspending first with OPTIONS if need be), and
+  // lets I/O through. The size may change. If the new table does not fit any more, nothing is
+  // changed; if a target cannot go on (preresume), the device stays
+  // suspended.
+  Status resume(const SuspendOptions& options);
+  Status resume() { return resume(SuspendOptions()); }
+  bool suspended() const { return gate_.closed(); }
+
+  // One row a line, each ended by a newline, as dmsetup prints them; empty without the table.
+  std::string table(Which which = Which::active) const;
+  std::string status(Which which = Which::active) const;
+  // The devices that a table uses, each once, in the order of the table (dmsetup deps).
+  std::vector<std::string> deps(Which which = Which::active) const;
+  // Carries out a message for the target of the active table at SECTOR. Returns what the target
+  // answers, mostly nothing. EINVAL for an unknown message or a sector outside, ENXIO without a
+  // table.
+  Result<std::string> message(uint64_t sector, std::string_view text);
+
+  Info info() const;
+  void rename(std::string name) { set_name(std::move(name)); }
+  // Who has it open; only counted.
+  void opened() { open_count_.fetch_add(1, std::memory_order_relaxed); }
+  void closed() { open_count_.fetch_sub(1, std::memory_order_relaxed); }
+
+  // Events: something a program may want to know has happened to a target.
+  void event();
+  // Waits until there were more than SEEN events, and returns their number; SEEN at the deadline.
+  uint32_t wait_event(uint32_t seen, TimePoint deadline = never);
+
+ private:
+  class Turn;
+  class Pinned;
+
+  bool do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) override;
+  Status do_flush() override;
+  Service do_service(Op op) const override;
+  void do_for_each_below(const Visit& visit) const override;
+
+  Status suspend_in_turn(const SuspendOptions& options);
+  void swap_in_turn();
+  static void retire(std::unique_ptr<Table> table);
+
+  const std::string uuid_;
+  mutable Gate gate_;                  // who uses live_
+  std::atomic<Table*> live_{nullptr};  // active_, for the data path; changes while gate_ is closed
+
+  mutable Mutex mutex_;  // guards the tables' pointers and the events; held briefly
+  CondVar changed_;
+  bool turn_taken_ = false;
+  std::unique_ptr<Table> active_, inactive_;
+  uint32_t event_nr_ = 0;
+  std::atomic<uint32_t> open_count_{0};
+};
+
+}  // namespace volfs::dm

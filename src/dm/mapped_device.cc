@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/dm/mapped_device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <unordered_map>
+#include <utility>
+
+#include "table.h"
+#include "volfs/io_batch.h"
+#include "volfs/log.h"
+#include "volfs/units.h"
+
+namespace volfs::dm {
+namespace {
+
+// The height of the stack below DEVICE, remembered for each device. A height above LIMIT is
+// enough to know. Descends at most LIMIT levels, which ends cycles too.
+class HeightFinder {
+ public:
+  HeightFinder(unsigned limit, const BlockDevice* forbidden)
+      : limit_(limit), forbidden_(forbidden) {}
+  bool met_forbidden() const { return met_; }
+
+  unsigned height(const BlockDevice& device, unsigned level = 1) {
+    if (&device == forbidden_) met_ = true;
+    if (met_ || level > limit_) return limit_ + 1;
+    if (const auto known = heights_.find(&device); known != heights_.end()) return known->second;
+    unsigned tallest = 0;
+    device.for_each_below([&](BlockDevice& below) {
+      if (tallest <= limit_) tallest = std::max(tallest, height(below, level + 1));
+    });
+    const unsigned sum = std::min(tallest + 1, limit_ + 1);
+    heights_.emplace(&device, sum);
+    return sum;
+  }
+
+ private:
+  const unsigned limit_;
+  const BlockDevice* const forbidden_;
+  bool met_ = false;
+  std::unordered_map<const BlockDevice*, unsigned> heights_;
+};
+
+Status check_stack(const Table& table, const BlockDevice& self) {
+  HeightFinder finder(max_stack_depth - 1, &self);
+  for (const BlockDevice* below : table.below()) {
+    const unsigned height = finder.height(*below);
+    if (finder.met_forbidden())
+      return fail(Error::make(
+          ELOOP, fmt::format("device \"{}\" stands on {} itself", below->name(), self.name())));
+    if (height >= max_stack_depth)
+      return fail(Error::make(ELOOP, fmt::format("device \"{}\": more than {} devices on top of "
+                                                 "each other",
+                                                 below->name(), max_stack_depth)));
+  }
+  return {};
+}
+
+// Tables below may be swapped after a check for the stack's depth, so each thread counts how deep
+// it is: the bound on the stack holds whatever happens.
+thread_local unsigned current_depth = 0;
+class Descent {
+ public:
+  Descent() { ++current_depth; }
+  ~Descent() { --current_depth; }
+  Descent(const Descent&) = delete;
+  Descent& operator=(const Descent&) = delete;
+  bool too_deep() const { return current_depth > 2 * max_stack_depth; }
+};
+
+}  // namespace
+
+unsigned stack_depth(const BlockDevice& device, unsigned limit) {
+  return HeightFinder(limit, nullptr).height(device);
+}
+
+// One of suspend, resume, load and clear at a time. They may wait long, so it is not a Mutex.
+class MappedDevice::Turn {
+ public:
+  explicit Turn(MappedDevice& device) : device_(device) {
+    const std::lock_guard lock(device_.mutex_);
+    device_.changed_.wait(device_.mutex_, [this] { return !device_.turn_taken_; });
+    device_.turn_taken_ = true;
+  }
+  ~Turn() {
+    const std::lock_guard lock(device_.mutex_);
+    device_.turn_taken_ = false;
+    device_.changed_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  MappedDevice& device_;
+};
+
+// Keeps one of the tables from being destroyed, without keeping it from being swapped out.
+class MappedDevice::Pinned {
+ public:
+  Pinned(const MappedDevice& device, Which which) {
+    const std::lock_guard lock(device.mutex_);
+    table_ = (which == Which::active ? device.active_ : device.inactive_).get();
+    if (table_ && !table_->users().try_enter()) table_ = nullptr;
+  }
+  ~Pinned() {
+    if (table_) table_->users().exit();
+  }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  explicit operator bool() const { return table_ != nullptr; }
+  const Table* operator->() const { return table_; }
+
+ private:
+  Table* table_;
+};
+
+MappedDevice::MappedDevice(std::string name, std::string uuid)
+    : BlockDevice(std::move(name), 0), uuid_(std::move(uuid)) {}
+
+MappedDevice::~MappedDevice() {
+  if (!active_) return;
+  if (!suspended()) {
+    for (const auto& target : active_->targets()) target->presuspend();
+    for (const auto& target : active_->targets()) target->postsuspend();
+  }
+}
+
+void MappedDevice::retire(std::unique_ptr<Table> table) {
+  if (table) table->users().close();
+}
+
+Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolve,
+                          const LoadOptions& options) {
+  VOLFS_TRY(check_rows(rows, options.place));
+  const Turn turn(*this);
+  VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
+                                            [this] { event(); }));
+  VOLFS_TRY(in(options.place, check_stack(*table, *this)));
+  {
+    const std::lock_guard lock(mutex_);
+    std::swap(inactive_, table);
+  }
+  retire(std::move(table));
+  return {};
+}
+
+void MappedDevice::clear() {
+  const Turn turn(*this);
+  std::unique_ptr<Table> table;
+  {
+    const std::lock_guard lock(mutex_);
+    table = std::move(inactive_);
+  }
+  retire(std::move(table));
+}
+
+Status MappedDevice::suspend(const SuspendOptions& options) {
+  const Turn turn(*this);
+  return suspend_in_turn(options);
+}
+
+Status MappedDevice::suspend_in_turn(const SuspendOptions& options) {
+  if (suspended()) return {};
+  // Only who has the turn changes active_, so it may be read without the mutex.
+  if (active_)
+    for (const auto& target : active_->targets()) target->presuspend();
+  if (!gate_.close(options.deadline)) {
+    if (active_)
+      for (const auto& target : active_->targets()) target->presuspend_undo();
+    return fail(Error::make(ETIMEDOUT, fmt::format("{}: suspend: I/O is still under way", name())));
+  }
+  if (!active_) return {};
+  if (options.flush) {
+    IoBatch batch;
+    for (BlockDevice* device : active_->to_flush()) batch.flush(*device);
+    if (auto flushed = batch.run(); !flushed)
+      log_warning("{}: suspend: flush: {}", name(), flushed.error().text());
+  }
+  for (const auto& target : active_->targets()) target->postsuspend();
+  return {};
+}
+
+Status MappedDevice::resume(const SuspendOptions& options) {
+  const Turn turn(*this);
+  if (inactive_) {
+    VOLFS_TRY(in(name(), inactive_->check_ranges()));
+    VOLFS_TRY(in(name(), check_stack(*inactive_, *this)));
+    VOLFS_TRY(suspend_in_turn(options));
+    swap_in_turn();
+  }
+  if (!suspended()) return {};
+  if (active_) {
+    for (const auto& target : active_->targets()) VOLFS_TRY(in(name(), target->preresume()));
+    for (const auto& target : active_->targets()) target->resume();
+  }
+  gate_.open();
+  return {};
+}
+
+// The gate is closed.
+void MappedDevice::swap_in_turn() {
+  std::unique_ptr<Table> old;
+  {
+    const std::lock_guard lock(mutex_);
+    old = std::exchange(active_, std::move(inactive_));
+  }
+  live_.store(active_.get(), std::memory_order_release);
+  set_limits(active_->limits());
+  set_read_only(active_->read_only());
+  set_size(active_->size());
+  retire(std::move(old));
+}
+
+bool MappedDevice::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) {
+  const Descent descent;
+  if (descent.too_deep()) {
+    out.add_error(ELOOP, length);
+    return true;
+  }
+  if (wait == Wait::yes)
+    gate_.enter();
+  else if (!gate_.try_enter())
+    return false;
+  out.hold(gate_);
+  // The door checked against the size and the mode of before; the table may be another one.
+  const Table* table = live_.load(std::memory_order_acquire);
+  const uint64_t size = table ? table->size() : 0;
+  uint64_t inside = offset >= size ? 0 : std::min(length, size - offset);
+  const uint64_t outside = length - inside;
+  if (inside > 0 && op != Op::read && table->read_only()) {
+    out.add_error(EROFS, inside);
+    inside = 0;
+  }
+  for (size_t i = inside > 0 ? table->find(offset) : 0; inside > 0; ++i) {
+    Target& target = *table->targets()[i];
+    const uint64_t piece = std::min(inside, table->end_of(i) - offset);
+    if (!target.map(op, offset - target.start(), piece, wait, out)) return false;
+    offset += piece;
+    inside -= piece;
+  }
+  out.add_error(EIO, outside);
+  return true;
+}
+
+Status MappedDevice::do_flush() {
+  const Descent descent;
+  if (descent.too_deep()) return fail_sys(ELOOP, "flush");
+  Mapping lease;
+  gate_.enter();
+  lease.hold(gate_);
+  const Table* table = live_.load(std::memory_order_acquire);
+  if (!table) return {};
+  IoBatch batch;
+  for (BlockDevice* device : table->to_flush()) batch.flush(*device);
+  return batch.run();
+}
+
+Service MappedDevice::do_service(Op op) const {
+  const Descent descent;
+  // A suspended device may keep who asks waiting for long.
+  if (descent.too_deep() || !gate_.try_enter()) return Service::blocking;
+  Service service = Service::inline_;
+  if (const Table* table = live_.load(std::memory_order_acquire))
+    for (const auto& target : table->targets())
+      if (target->service(op) != Service::inline_) {
+        service = Service::blocking;
+        break;
+      }
+  gate_.exit();
+  return service;
+}
+
+void MappedDevice::do_for_each_below(const Visit& visit) const {
+  const Pinned table(*this, Which::active);
+  if (!table) return;
+  for (BlockDevice* device : table->below()) visit(*device);
+}
+
+std::string MappedDevice::table(Which which) const {
+  const Pinned table(*this, which);
+  return table ? table->table_text() : std::string();
+}
+
+std::string MappedDevice::status(Which which) const {
+  const Pinned table(*this, which);
+  return table ? table->status_text() : std::string();
+}
+
+std::vector<std::string> MappedDevice::deps(Which which) const {
+  std::vector<std::string> names;
+  if (const Pinned table(*this, which); table)
+    for (const BlockDevice* device : table->below()) names.push_back(device->name());
+  return names;
+}
+
+Result<std::string> MappedDevice::message(uint64_t sector, std::string_view text) {
+  VOLFS_TRY_ASSIGN(const auto words, split_message(text));
+  const Pinned table(*this, Which::active);
+  if (!table) return fail(Error::make(ENXIO, fmt::format("{}: message: no active table", name())));
+  if (sector >= table->size() / sector_size)
+    return fail_invalid(fmt::format("{}: message for sector {}: expected one below {}", name(),
+                                    sector, table->size() / sector_size));
+  Target& target = *table->targets()[table->find(sector * sector_size)];
+  return in(fmt::format("{}: {}", name(), target.type().name), target.message(words));
+}
+
+MappedDevice::Info MappedDevice::info() const {
+  Info info;
+  info.name = name();
+  info.uuid = uuid_;
+  info.suspended = suspended();
+  info.read_only = read_only();
+  info.open_count = open_count_.load(std::memory_order_relaxed);
+  const std::lock_guard lock(mutex_);
+  info.active_table = active_ != nullptr;
+  info.inactive_table = inactive_ != nullptr;
+  info.event_nr = event_nr_;
+  if (active_) info.target_count = static_cast<uint32_t>(active_->targets().size());
+  return info;
+}
+
+void MappedDevice::event() {
+  const std::lock_guard lock(mutex_);
+  ++event_nr_;
+  changed_.notify_all();
+}
+
+uint32_t MappedDevice::wait_event(uint32_t seen, TimePoint deadline) {
+  const std::lock_guard lock(mutex_);
+  changed_.wait_until(mutex_, deadline, [&] { return event_nr_ != seen; });
+  return event_nr_;
+}
+
+}  // namespace volfs::dm

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A loaded table: the targets, found by offset, and what they add up to.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "volfs/block_device.h"
+#include "volfs/dm/table.h"
+#include "volfs/dm/target.h"
+#include "volfs/gate.h"
+
+namespace volfs::dm {
+
+class Table {
+ public:
+  // ROWS have passed check_rows.
+  static Result<std::unique_ptr<Table>> build(std::span<const TableRow> rows,
+                                              std::string_view device, std::string_view place,
+                                              bool read_only, const Resolver& resolve,
+                                              const std::function<void()>& event);
+
+  uint64_t size() const { return ends_.back(); }
+  bool read_only() const { return read_only_; }
+  const Limits& limits() const { return limits_; }
+  const std::vector<std::unique_ptr<Target>>& targets() const { return targets_; }
+  // The devices directly below, each once.
+  const std::vector<BlockDevice*>& below() const { return below_; }
+  // What a flush must flush: devices below and targets that flush in their own way.
+  const std::vector<BlockDevice*>& to_flush() const { return to_flush_; }
+
+  // The index of the target that serves OFFSET, which is less than size().
+  size_t find(uint64_t offset) const;
+  uint64_t end_of(size_t target) const { return ends_[target]; }
+
+  std::string table_text() const;
+  std::string status_text() const;
+
+  // Checks that the devices below still hold the ranges used: they may have been swapped.
+  Status check_ranges() const;
+
+  // Who reads the table besides the data path: closed before the table goes.
+  Gate& users() { return users_; }
+
+ private:
+  Table() = default;
+  Status check_blocks() const;
+  Error at(size_t target, const std::string& text) const;
+  void collect_below();
+
+  std::vector<std::unique_ptr<Target>> targets_;
+  std::vector<uint64_t> ends_;
+  std::vector<unsigned> lines_;
+  std::string place_;
+  std::vector<BlockDevice*> below_, to_flush_;
+  Limits limits_;
+  bool read_only_ = false;
+  Gate users_;
+};
+
+}  // namespace volfs::dm
