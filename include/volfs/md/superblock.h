@@ -70,8 +70,10 @@ struct Reshape {
 
 // What 0.90 says of each device beside its role. Numbers are of the host that wrote them.
 struct Device90 {
-  uint32_t major = 0, minor = 0;
+  bool present = false;  // a device is described; else an empty entry
+  bool removed = false;  // with role_faulty: a slot that nothing fills
   bool write_mostly = false, failfast = false;
+  uint32_t major = 0, minor = 0;
   bool operator==(const Device90&) const = default;
 };
 
@@ -82,7 +84,7 @@ struct ArrayMetadata {
   std::string name;  // at most 32 bytes, "homehost:name" by custom; always empty in 0.90
   Timestamp ctime, utime;
   // level, layout, raid_disks, chunk. raid0 whose superblock records no layout has
-  // raid0_layout::unknown.
+  // raid0_layout::unknown, and is written without one.
   Geometry geometry;
   uint64_t member_size = 0;  // used of each member; 0 where members differ (linear, raid0)
   uint64_t events = 0;

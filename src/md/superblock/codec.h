@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the superblock codecs share among themselves.
+#pragma once
+
+#include "volfs/md/superblock.h"
+
+namespace volfs::md {
+
+inline constexpr uint32_t md_magic = 0xa92b4efc;
+
+Result<MemberMetadata> decode_v1(SuperblockVersion version, std::span<const std::byte> bytes,
+                                 uint64_t device_size, uint64_t super_offset);
+Result<SuperblockBytes> encode_v1(const MemberMetadata& member);
+bool looks_like_v1(std::span<const std::byte> bytes);
+
+Result<MemberMetadata> decode_v0_90(std::span<const std::byte> bytes, uint64_t device_size,
+                                    uint64_t super_offset);
+Result<SuperblockBytes> encode_v0_90(const MemberMetadata& member);
+bool looks_like_v0_90(std::span<const std::byte> bytes);
+
+// Whether a count of sectors from disk can be a place or size on any device.
+bool possible_sectors(uint64_t sectors);
+
+}  // namespace volfs::md
