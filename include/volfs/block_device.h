@@ -48,7 +48,7 @@ enum class Unmap : bool { no, yes };
 
 // How a device serves a request, so that a server knows which thread may carry it.
 enum class Service : uint8_t {
-  inline_,   // at once, from memory: the caller's thread
+  inline_,   // at once, from memory: the caller's thread; but see read_cached()
   queued,    // through the calling thread's IoQueue
   blocking,  // plain blocking code that may wait long: a worker
 };
@@ -103,6 +103,11 @@ class BlockDevice {
 
   // How this device serves OP itself, when it is the device of an extent.
   Service service(Op op) const { return do_service(op); }
+  // Reads if that needs no waiting. False: it was not done, because it would have to wait for a
+  // disk, cannot be tried, or failed; the read then goes to queue() if there is one, so that a slow
+  // disk holds no thread, or else to read(), which tells the error. The memory is undefined then.
+  // IoBatch does all this for devices whose service is inline_.
+  bool read_cached(uint64_t offset, IoSpan iov);
   // The calling thread's way to submit without waiting; null if there is none (use read/write).
   IoQueue* queue() { return do_queue(); }
   // The check at the door, for those who submit to a queue. Errors as read and write.
@@ -124,6 +129,7 @@ class BlockDevice {
   // The defaults are right for what only remaps: they carry out what map() says.
   virtual Status do_read(uint64_t offset, IoSpan iov);
   virtual Status do_write(uint64_t offset, IoSpan iov, Fua fua);
+  virtual bool do_read_cached(uint64_t, IoSpan) { return false; }
   virtual Status do_discard(uint64_t offset, uint64_t length);
   virtual Status do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap);
   virtual Result<Allocation> do_allocation(uint64_t offset, uint64_t length);

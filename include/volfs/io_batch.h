@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Many operations at once: one submit, one wait. Operations on devices that have a queue
-// (O_DIRECT images over io_uring) are under way together; those on cached images are done inline.
+// (O_DIRECT images over io_uring) are under way together; those on cached images are done inline,
+// except reads that turn out not to be cached (BlockDevice::read_cached).
 // A batch belongs to one thread and allocates nothing up to 16 operations.
 #pragma once
 
@@ -35,8 +36,10 @@ struct IoOp {
 // A thread's asynchronous way to images; backing/ implements it. Only its own thread may call it.
 class IoQueue {
  public:
-  // The operation has passed the device's check(). Completions come from reap(), on this thread.
+  // The operation has passed the device's check(). It goes out with the next push() or reap();
+  // its completion comes from reap(), on this thread, never from submit() or push().
   virtual void submit(IoOp& op) = 0;
+  virtual void push() = 0;
   // Calls done() of what has completed; with Wait::yes waits for at least one if any is under way.
   virtual void reap(Wait wait) = 0;
   // Readable (poll) when reap has something to do.
@@ -88,7 +91,8 @@ class IoBatch final : private IoOp::Done {
   void add(IoOp::Kind kind, BlockDevice& device, uint64_t offset, IoSpan iov);
   void done(IoOp& op) override;
   void perform(IoOp& op);
-  void submit_all();
+  IoQueue* queue_for(IoOp& op, bool may_wait, bool* done);
+  void submit_all(bool may_wait);
 
   InlineVector<IoOp, 16> ops_;
   InlineVector<iovec, 48> pieces_;  // the slices of transfer()

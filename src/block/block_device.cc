@@ -118,6 +118,16 @@ Status BlockDevice::read(uint64_t offset, IoSpan iov) {
   return checked(do_read(offset, iov), "read", offset, length);
 }
 
+bool BlockDevice::read_cached(uint64_t offset, IoSpan iov) {
+  const uint64_t length = total_length(iov);
+  const uint64_t mask = logical_block() - 1;
+  if (length == 0 || !range_within(offset, length, size()) || ((offset | length) & mask) != 0)
+    return false;  // read() says why
+  if (!do_read_cached(offset, iov)) return false;
+  if (trace_sink.load(std::memory_order_relaxed)) checked({}, "read", offset, length);
+  return true;
+}
+
 Status BlockDevice::write(uint64_t offset, IoSpan iov, Fua fua) {
   const uint64_t length = total_length(iov);
   VOLFS_TRY(check(Op::write, offset, length));

@@ -35,12 +35,6 @@ Error describe(const IoOp& op) {
   return Error::sys(op.error, what);
 }
 
-// Whether the operation goes through the queue of its device. A flush is worth it always: those
-// of several images then wait for their disks together.
-bool wants_queue(const IoOp& op) {
-  return op.kind == IoOp::Kind::flush || op.device->service(door_op(op.kind)) == Service::queued;
-}
-
 }  // namespace
 
 void IoBatch::add(IoOp::Kind kind, BlockDevice& device, uint64_t offset, IoSpan iov) {
@@ -145,14 +139,25 @@ void IoBatch::perform(IoOp& op) {
   first_error_op_ = index;
 }
 
-void IoBatch::submit_all() {
-  // A lone flush, or one of a device without a queue, is done inline.
-  const bool alone = ops_.size() == 1;
+// The queue that takes the operation; null: it is to be done inline, or DONE.
+IoQueue* IoBatch::queue_for(IoOp& op, bool may_wait, bool* done) {
+  // Who waits anyway for a lone flush or cached read gains nothing by a queue.
+  const bool alone = may_wait && ops_.size() == 1;
+  const Service service = op.device->service(door_op(op.kind));
+  if (service == Service::queued)
+    return alone && op.kind == IoOp::Kind::flush ? nullptr : op.device->queue();
+  if (op.kind != IoOp::Kind::read || alone || service == Service::blocking) return nullptr;
+  *done = op.device->read_cached(op.offset, op.iov);
+  return *done ? nullptr : op.device->queue();
+}
+
+void IoBatch::submit_all(bool may_wait) {
   InlineVector<uint32_t, 16> inline_ops;
   for (size_t i = 0; i < ops_.size(); ++i) {
     IoOp& op = ops_[i];
-    IoQueue* queue = nullptr;
-    if (wants_queue(op) && !(alone && op.kind == IoOp::Kind::flush)) queue = op.device->queue();
+    bool done = false;
+    IoQueue* queue = queue_for(op, may_wait, &done);
+    if (done) continue;
     if (!queue) {
       inline_ops.push_back(static_cast<uint32_t>(i));
       continue;
@@ -169,17 +174,18 @@ void IoBatch::submit_all() {
     ++pending_;
     queue->submit(op);
   }
+  if (pending_ > 0) queue_->push();
   for (const uint32_t i : inline_ops) perform(ops_[i]);
 }
 
 Status IoBatch::run() {
-  submit_all();
+  submit_all(true);
   while (pending_ > 0) queue_->reap(Wait::yes);
   return status();
 }
 
 bool IoBatch::start(Owner& owner) {
-  submit_all();
+  submit_all(false);
   if (pending_ == 0) return true;
   owner_ = &owner;
   return false;

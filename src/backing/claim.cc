@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "backing/claim.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <map>
+#include <mutex>
+
+#include "volfs/log.h"
+#include "volfs/sync.h"
+
+namespace volfs {
+namespace {
+
+struct Registry {
+  Mutex mutex;
+  std::map<FileIdentity, std::weak_ptr<Claim>> claims;
+};
+
+Registry& registry() {
+  static auto* const all = new Registry;  // outlives what is destroyed at exit
+  return *all;
+}
+
+// A reader locks this byte alone, so that programs which lock bytes of their own (qemu) may read
+// together with us; a writer locks them all.
+constexpr off_t reader_byte = off_t{1} << 60;
+
+int set_lock(int fd, short type) {
+  struct flock range{};
+  range.l_type = type;
+  range.l_whence = SEEK_SET;
+  if (type == F_RDLCK) {
+    range.l_start = reader_byte;
+    range.l_len = 1;
+  }
+  return ::fcntl(fd, F_OFD_SETLK, &range) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+FileIdentity FileIdentity::of(const struct stat& st) {
+  if (S_ISBLK(st.st_mode)) return {0, static_cast<ino_t>(st.st_rdev)};
+  return {st.st_dev, st.st_ino};
+}
+
+Result<struct stat> stat_image(const std::string& path) {
+  struct stat st{};
+  if (::stat(path.c_str(), &st) != 0) return fail_sys(errno, path);
+  if (S_ISDIR(st.st_mode)) return fail_sys(EISDIR, path);
+  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+    return fail_invalid(path + ": neither a regular file nor a block device");
+  return st;
+}
+
+Status Claim::lock(int fd, const std::string& path, bool write) {
+  const int error = set_lock(fd, write ? F_WRLCK : F_RDLCK);
+  if (error == 0) return {};
+  if (error == EAGAIN || error == EACCES)
+    return fail(Error::make(EBUSY, path + (write ? ": in use by another program"
+                                                 : ": another program is writing to it")));
+  if (error == ENOLCK || error == EINVAL || error == EOPNOTSUPP || error == ENOSYS) {
+    log_warning(
+        "{}: its file system has no locks: nothing keeps another program from writing to it", path);
+    return {};
+  }
+  return fail_sys(error, path + ": lock");
+}
+
+Result<std::shared_ptr<Claim>> Claim::take(const std::string& path, bool write) {
+  VOLFS_TRY_ASSIGN(const struct stat st, stat_image(path));
+  Registry& all = registry();
+  const std::lock_guard guard(all.mutex);
+  const FileIdentity identity = FileIdentity::of(st);
+  std::shared_ptr<Claim> claim = all.claims[identity].lock();
+  if (claim && (claim->write_ || !write)) return claim;
+
+  // The kernel gives a block device that is open with O_EXCL to nobody else, mount(2) included.
+  const int exclusive = write && S_ISBLK(st.st_mode) ? O_EXCL : 0;
+  UniqueFd fd(::open(path.c_str(), (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY | exclusive));
+  if (!fd) {
+    if (errno == EBUSY)
+      return fail(Error::make(EBUSY, path + ": in use: mounted, or held by another program"));
+    return fail_sys(errno, path + (write ? ": open for writing" : ""));
+  }
+  struct stat now{};
+  if (::fstat(fd.get(), &now) != 0) return fail_sys(errno, path);
+  if (FileIdentity::of(now) != identity)
+    return fail(Error::make(ESTALE, path + ": was replaced while it was opened"));
+
+  // Our own lock for reading would be in the way of that for writing.
+  if (claim) set_lock(claim->fd_.get(), F_UNLCK);
+  if (auto locked = lock(fd.get(), path, write); !locked) {
+    if (claim) set_lock(claim->fd_.get(), F_RDLCK);
+    return fail(std::move(locked.error()));
+  }
+  if (!claim) all.claims[identity] = claim = std::make_shared<Claim>();
+  claim->fd_ = std::move(fd);
+  claim->write_ = write;
+  std::erase_if(all.claims, [](const auto& entry) { return entry.second.expired(); });
+  return claim;
+}
+
+}  // namespace volfs

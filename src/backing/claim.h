@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The right to use a file: one writing process, or many reading ones. A process holds one claim
+// a file, whatever it opens of it, and keeps it until the last user of it has gone.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <compare>
+#include <memory>
+#include <string>
+
+#include "backing/unique_fd.h"
+#include "volfs/error.h"
+
+namespace volfs {
+
+// Which file it is, under whatever path.
+struct FileIdentity {
+  dev_t device = 0;  // of a block device: 0
+  ino_t inode = 0;   // of a block device: its number
+  static FileIdentity of(const struct stat& st);
+  auto operator<=>(const FileIdentity&) const = default;
+};
+
+class Claim {
+ public:
+  // EBUSY if another process has it. A claim for reading becomes one for writing when WRITE asks.
+  static Result<std::shared_ptr<Claim>> take(const std::string& path, bool write);
+  // Buffered; open for reading, and for writing if any claimant writes. For looking at tables.
+  int fd() const { return fd_.get(); }
+
+ private:
+  static Status lock(int fd, const std::string& path, bool write);
+  UniqueFd fd_;
+  bool write_ = false;
+};
+
+// stat() of what PATH names, which must be a regular file or a block device.
+Result<struct stat> stat_image(const std::string& path);
+
+}  // namespace volfs
