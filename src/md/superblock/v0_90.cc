@@ -270,7 +270,7 @@ void encode_device(const MemberMetadata& m, size_t index, DiskDescriptor& d, Cou
     ++counts.active;
   } else if (role == role_faulty) {
     state = disk_faulty | (device.removed ? disk_removed : 0);
-    ++counts.failed;
+    counts.failed += device.removed;  // the kernel counts empty slots, not devices that failed
   } else if (device.present) {
     ++counts.spare;
   }
@@ -314,9 +314,10 @@ void encode_array(const ArrayMetadata& a, DiskSuper90& sb) {
   sb.state = state;
   // A checkpoint holds as long as the events agree; beyond 2 TiB it cannot be said.
   uint64_t checkpoint = a.resync_offset >> sector_shift;
-  bool expressible = a.resync_offset != 0 && a.resync_offset != all_in_sync;
-  sb.recovery_cp = expressible && checkpoint <= UINT32_MAX ? static_cast<uint32_t>(checkpoint) : 0;
-  sb.cp_events = expressible ? a.events : 0;
+  bool in_sync = a.resync_offset == all_in_sync;
+  bool counts = in_sync || (a.resync_offset != 0 && checkpoint <= UINT32_MAX);
+  sb.recovery_cp = in_sync ? UINT32_MAX : counts ? static_cast<uint32_t>(checkpoint) : 0;
+  sb.cp_events = counts ? a.events : 0;
   if (!a.reshape) return;
   sb.reshape_position = a.reshape->position >> sector_shift;
   sb.new_level = static_cast<uint32_t>(a.reshape->new_level);

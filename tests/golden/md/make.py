@@ -81,6 +81,8 @@ def after(name, devices):
             f.write("4200 8")
         with open("%s/dev-%s/bad_blocks" % (md, os.path.basename(last)), "w") as f:
             f.write("9000 1030")
+        # The log reaches the disk with the next superblock.
+        run("dd", "if=/dev/urandom", "of=/dev/md9", "bs=4096", "count=1", "oflag=direct")
         time.sleep(1)
     run("mdadm", "--wait", "/dev/md9")
 
@@ -109,7 +111,8 @@ def split(directory):
         if line.startswith("case "):
             out = open(os.path.join(directory, line.split()[1] + ".txt"), "w")
             out.write("version " + line.split()[2] + "\n")
-        elif out:
+        elif out and (line[0].isdigit() or line.startswith(("member ", "area "))):
+            # Anything else is a message of the kernel on the same console.
             out.write(line.rstrip() + "\n")
 
 
