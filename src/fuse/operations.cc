@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "operations.h"
+
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/fuse.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "special_files.h"
+#include "volfs/log.h"
+#include "volfs/units.h"
+
+namespace volfs::fuse {
+namespace {
+
+// Names change only through the catalog, which tells; what a volume occupies changes by what other
+// volumes do, too.
+constexpr double name_timeout = 3600;
+constexpr double attribute_timeout = 1;
+constexpr uint64_t max_request = MiB;
+
+Operations& operations(fuse_req_t request) {
+  return *static_cast<Operations*>(fuse_req_userdata(request));
+}
+
+bool wants_write(int flags) {
+  return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
+}
+
+// A directory as it was when it was opened.
+struct Directory {
+  std::vector<Tree::Named> entries;
+};
+
+// fallocate's request has no memory of its own; the answer goes through libfuse.
+class LibfuseRequest final : public DataRequest {
+ public:
+  explicit LibfuseRequest(fuse_req_t request) : request_(request) {}
+  void reply(int error, size_t) override { fuse_reply_err(request_, error); }
+  void recycle() override { delete this; }
+
+ private:
+  const fuse_req_t request_;
+};
+
+}  // namespace
+
+void Operations::init(fuse_conn_info& connection) {
+  connection.max_write = max_request;
+  connection.max_readahead = max_request;
+  connection.max_background = options_.max_background;
+  connection.congestion_threshold = options_.max_background * 3 / 4;
+  connection.time_gran = 1;
+  const auto want = [&connection](unsigned capability, bool yes) {
+    if (yes && (connection.capable & capability) != 0)
+      connection.want |= capability;
+    else
+      connection.want &= ~capability;
+  };
+  want(FUSE_CAP_ASYNC_READ, true);
+  want(FUSE_CAP_ASYNC_DIO, true);
+  want(FUSE_CAP_PARALLEL_DIROPS, true);
+  want(FUSE_CAP_READDIRPLUS, true);
+  want(FUSE_CAP_READDIRPLUS_AUTO, true);
+  // open(O_TRUNC) is accepted, as on a block device, without being taken for truncate(2).
+  want(FUSE_CAP_ATOMIC_O_TRUNC, true);
+  want(FUSE_CAP_WRITEBACK_CACHE, options_.writeback_cache);
+  // All changes of data pass the kernel, and changed times must not drop its pages.
+  want(FUSE_CAP_AUTO_INVAL_DATA, false);
+  // Pipes cost more than the copies that they save.
+  want(FUSE_CAP_SPLICE_READ, false);
+  want(FUSE_CAP_SPLICE_WRITE, false);
+  want(FUSE_CAP_SPLICE_MOVE, false);
+}
+
+bool Operations::read_only(const Item& item) const {
+  return options_.read_only || (item.volume && item.volume->bytes().read_only());
+}
+
+std::shared_ptr<VolumeState> Operations::state_of(uint64_t inode) {
+  const std::lock_guard lock(mutex_);
+  auto state = states_[inode].lock();
+  if (!state) {
+    if (states_.size() > 1024)
+      std::erase_if(states_, [](const auto& each) { return each.second.expired(); });
+    state = std::make_shared<VolumeState>();
+    states_[inode] = state;
+  }
+  return state;
+}
+
+// Attributes -------------------------------------------------------------------------------------
+
+namespace {
+
+blkcnt_t blocks(uint64_t bytes) {
+  return static_cast<blkcnt_t>(div_round_up(bytes, sector_size));
+}
+
+// What a volume occupies, or its size where that would mean to wait for somebody: stat(2) must
+// answer on a suspended device, too.
+uint64_t allocated_without_hanging(engine::Volume& volume) {
+  if (auto known = volume.allocated_if_known()) return *known;
+  if (!volume.open()) return volume.size();  // it is being removed
+  const auto close = std::unique_ptr<engine::Volume, void (*)(engine::Volume*)>(
+      &volume, [](engine::Volume* opened) { opened->close(); });
+  Mapping mapping;
+  BlockDevice& device = volume.device();
+  if (!device.map(Op::read, 0, std::min<uint64_t>(volume.size(), device.logical_block()), Wait::no,
+                  mapping))
+    return volume.size();
+  mapping.clear();
+  return volume.allocated();
+}
+
+}  // namespace
+
+void Operations::reply_attributes(fuse_req_t request, const Item& item) {
+  struct stat out = tree_.attributes(item);
+  if (!item.volume) {
+    fuse_reply_attr(request, &out, attribute_timeout);
+    return;
+  }
+  if (auto known = item.volume->allocated_if_known()) {
+    out.st_blocks = blocks(*known);
+    fuse_reply_attr(request, &out, attribute_timeout);
+    return;
+  }
+  path_.workers().submit(item.volume.get(), [request, out, volume = item.volume]() mutable {
+    out.st_blocks = blocks(allocated_without_hanging(*volume));
+    fuse_reply_attr(request, &out, attribute_timeout);
+  });
+}
+
+void Operations::set_attributes(fuse_req_t request, const Item& item, const struct stat& wanted,
+                                int which) {
+  const struct stat now = tree_.attributes(item);
+  // Owner and mode come from the definition, the size from the device; asking for what is there
+  // already is no change. Times are accepted and not kept.
+  const bool changes =
+      ((which & FUSE_SET_ATTR_MODE) != 0 && (wanted.st_mode & 07777) != (now.st_mode & 07777)) ||
+      ((which & FUSE_SET_ATTR_UID) != 0 && wanted.st_uid != now.st_uid) ||
+      ((which & FUSE_SET_ATTR_GID) != 0 && wanted.st_gid != now.st_gid) ||
+      ((which & FUSE_SET_ATTR_SIZE) != 0 && wanted.st_size != now.st_size &&
+       item.kind != Item::Kind::control);
+  if (read_only(item) && (which & FUSE_SET_ATTR_SIZE) != 0)
+    fuse_reply_err(request, EROFS);
+  else if (changes)
+    fuse_reply_err(request, EPERM);
+  else
+    reply_attributes(request, item);
+}
+
+void Operations::statistics(fuse_req_t request) {
+  // All space is taken by what is there; nothing can be added.
+  struct statvfs out{};
+  uint64_t bytes = 0;
+  const auto volumes = tree_.catalog().volumes();
+  for (const auto& volume : volumes) bytes += volume->size();
+  out.f_bsize = 4096;
+  out.f_frsize = 4096;
+  out.f_blocks = div_round_up(bytes, out.f_frsize);
+  out.f_files = volumes.size();
+  out.f_namemax = 255;
+  fuse_reply_statfs(request, &out);
+}
+
+// Open files -------------------------------------------------------------------------------------
+
+void Operations::reply_open(fuse_req_t request, std::unique_ptr<File> file, uint32_t open_flags) {
+  // libfuse 3.14 has no field for all of the flags.
+  fuse_open_out out{};
+  out.fh = reinterpret_cast<uint64_t>(file.get());
+  out.open_flags = open_flags;
+  File* const opened = file.release();
+  // An asker that was killed meanwhile sends no release.
+  if (fuse_reply_buf(request, reinterpret_cast<const char*>(&out), sizeof out) != 0)
+    opened->release();
+}
+
+void Operations::open_volume(fuse_req_t request, const Item& item, int flags) {
+  if (wants_write(flags) && read_only(item)) {
+    fuse_reply_err(request, EROFS);
+    return;
+  }
+  if (!item.volume->open()) {
+    fuse_reply_err(request, ENOENT);
+    return;
+  }
+  const bool direct = options_.direct_io || (flags & O_DIRECT) != 0;
+  reply_open(request,
+             std::make_unique<VolumeFile>(path_, item.volume, state_of(item.inode), direct),
+             direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE);
+}
+
+void Operations::open(fuse_req_t request, const Item& item, int flags) {
+  switch (item.kind) {
+    case Item::Kind::directory:
+      fuse_reply_err(request, EISDIR);
+      break;
+    case Item::Kind::volume:
+      open_volume(request, item, flags);
+      break;
+    case Item::Kind::control:
+      if (control)
+        reply_open(request, std::make_unique<ControlFile>(control, path_),
+                   FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES);
+      else
+        fuse_reply_err(request, ENXIO);
+      break;
+    case Item::Kind::info:
+      if (wants_write(flags)) {
+        fuse_reply_err(request, EACCES);
+        break;
+      }
+      path_.workers().submit(item.info, [this, request, info = item.info] {
+        auto content = info->content();
+        if (content) {
+          reply_open(request, std::make_unique<InfoText>(std::move(*content)), FOPEN_DIRECT_IO);
+          return;
+        }
+        log_warning("{}: {}", info->name, content.error().text());
+        fuse_reply_err(request, content.error().code());
+      });
+      break;
+  }
+}
+
+void Operations::allocate(fuse_req_t request, File& file, int mode, uint64_t offset,
+                          uint64_t length) {
+  auto data = std::make_unique<LibfuseRequest>(request);
+  if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)) {
+    data->kind = DataRequest::Kind::punch_hole;
+  } else if (mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)) {
+    data->kind = DataRequest::Kind::zero_range;
+  } else {
+    // Space cannot be promised: whether the images have it is not ours to say.
+    fuse_reply_err(request, EOPNOTSUPP);
+    return;
+  }
+  data->offset = offset;
+  data->length = length;
+  ServingContext context;
+  file.handle(*data.release(), context);
+}
+
+// SEEK_DATA and SEEK_HOLE; errors ENXIO as lseek(2).
+static Result<uint64_t> find(BlockDevice& bytes, uint64_t offset, bool data) {
+  const uint64_t size = bytes.size();
+  while (offset < size) {
+    VOLFS_TRY_ASSIGN(const Allocation here, bytes.allocation(offset, size - offset));
+    if (here.data == data) return offset;
+    if (here.length == 0) break;
+    offset += here.length;
+  }
+  if (!data && offset == size) return size;  // the end counts as a hole
+  return fail_sys(ENXIO, "");
+}
+
+void Operations::seek(fuse_req_t request, const Item& item, uint64_t offset, int whence) {
+  if (!item.volume || (whence != SEEK_DATA && whence != SEEK_HOLE)) {
+    fuse_reply_err(request, EINVAL);
+    return;
+  }
+  if (offset >= item.volume->size()) {
+    fuse_reply_err(request, ENXIO);
+    return;
+  }
+  path_.workers().submit(item.volume.get(), [request, offset, whence, volume = item.volume] {
+    auto found = find(volume->bytes(), offset, whence == SEEK_DATA);
+    if (found)
+      fuse_reply_lseek(request, static_cast<off_t>(*found));
+    else
+      fuse_reply_err(request, found.error().code());
+  });
+}
+
+// The table --------------------------------------------------------------------------------------
+
+// Static functions for libfuse; each finds the Operations and the item that is meant.
+struct Calls {
+  using Item = Tree::Item;
+
+  static std::optional<Item> item_or_error(fuse_req_t request, fuse_ino_t inode) {
+    auto item = operations(request).tree_.get(inode);
+    if (!item) fuse_reply_err(request, ENOENT);
+    return item;
+  }
+
+  static void init(void* self, fuse_conn_info* connection) {
+    static_cast<Operations*>(self)->init(*connection);
+  }
+
+  // st_blocks that are not known now are asked for when somebody looks.
+  static fuse_entry_param entry(const Operations& self, const Item& item) {
+    fuse_entry_param out{};
+    out.ino = item.inode;
+    out.generation = 1;
+    out.entry_timeout = name_timeout;
+    out.attr_timeout = attribute_timeout;
+    out.attr = self.tree_.attributes(item);
+    if (item.volume) {
+      if (auto known = item.volume->allocated_if_known())
+        out.attr.st_blocks = blocks(*known);
+      else
+        out.attr_timeout = 0;
+    }
+    return out;
+  }
+
+  static void lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
+    Operations& self = operations(request);
+    fuse_entry_param out{};
+    out.entry_timeout = name_timeout;  // that there is nothing is worth keeping, too
+    if (auto item = self.tree_.lookup(parent, name)) out = entry(self, *item);
+    fuse_reply_entry(request, &out);
+  }
+
+  static void getattr(fuse_req_t request, fuse_ino_t inode, fuse_file_info*) {
+    if (auto item = item_or_error(request, inode))
+      operations(request).reply_attributes(request, *item);
+  }
+
+  static void setattr(fuse_req_t request, fuse_ino_t inode, struct stat* wanted, int which,
+                      fuse_file_info*) {
+    if (auto item = item_or_error(request, inode))
+      operations(request).set_attributes(request, *item, *wanted, which);
+  }
+
+  static void open(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {
+    if (auto item = item_or_error(request, inode))
+      operations(request).open(request, *item, info->flags);
+  }
+
+  static void release(fuse_req_t request, fuse_ino_t, fuse_file_info* info) {
+    reinterpret_cast<File*>(info->fh)->release();
+    fuse_reply_err(request, 0);
+  }
+
+  static void opendir(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {
+    auto item = item_or_error(request, inode);
+    if (!item) return;
+    if (item->kind != Item::Kind::directory) {
+      fuse_reply_err(request, ENOTDIR);
+      return;
+    }
+    Operations& self = operations(request);
+    auto directory = std::make_unique<Directory>();
+    directory->entries = self.tree_.list(inode);
+    directory->entries.insert(directory->entries.begin(), {{".", *item}, {"..", *item}});
+    info->fh = reinterpret_cast<uint64_t>(directory.get());
+    if (fuse_reply_open(request, info) == 0) directory.release();
+  }
+
+  static void releasedir(fuse_req_t request, fuse_ino_t, fuse_file_info* info) {
+    delete reinterpret_cast<Directory*>(info->fh);
+    fuse_reply_err(request, 0);
+  }
+
+  static void list(fuse_req_t request, size_t size, off_t offset, fuse_file_info* info, bool plus) {
+    const Operations& self = operations(request);
+    const auto& entries = reinterpret_cast<const Directory*>(info->fh)->entries;
+    std::vector<char> buffer(std::min<size_t>(size, 256 * KiB));
+    size_t used = 0;
+    for (auto i = static_cast<size_t>(std::max<off_t>(offset, 0)); i < entries.size(); ++i) {
+      const fuse_entry_param param = entry(self, entries[i].item);
+      const char* const name = entries[i].name.c_str();
+      char* const at = buffer.data() + used;
+      const size_t room = buffer.size() - used;
+      const auto next = static_cast<off_t>(i + 1);
+      const size_t needed = plus ? fuse_add_direntry_plus(request, at, room, name, &param, next)
+                                 : fuse_add_direntry(request, at, room, name, &param.attr, next);
+      if (needed > room) break;
+      used += needed;
+    }
+    fuse_reply_buf(request, buffer.data(), used);
+  }
+  static void readdir(fuse_req_t request, fuse_ino_t, size_t size, off_t offset,
+                      fuse_file_info* info) {
+    list(request, size, offset, info, false);
+  }
+  static void readdirplus(fuse_req_t request, fuse_ino_t, size_t size, off_t offset,
+                          fuse_file_info* info) {
+    list(request, size, offset, info, true);
+  }
+  static void fsyncdir(fuse_req_t request, fuse_ino_t, int, fuse_file_info*) {
+    fuse_reply_err(request, 0);
+  }
+
+  static void statfs(fuse_req_t request, fuse_ino_t) { operations(request).statistics(request); }
+
+  static void fallocate(fuse_req_t request, fuse_ino_t, int mode, off_t offset, off_t length,
+                        fuse_file_info* info) {
+    operations(request).allocate(request, *reinterpret_cast<File*>(info->fh), mode,
+                                 static_cast<uint64_t>(offset), static_cast<uint64_t>(length));
+  }
+
+  static void lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
+                    fuse_file_info*) {
+    if (auto item = item_or_error(request, inode))
+      operations(request).seek(request, *item, static_cast<uint64_t>(offset), whence);
+  }
+
+  // Only requests whose number tells the size of their argument get here with it: BLKSSZGET,
+  // BLKPBSZGET and BLKROGET do not, so they cannot be answered.
+  static void ioctl(fuse_req_t request, fuse_ino_t inode, unsigned command, void*, fuse_file_info*,
+                    unsigned flags, const void*, size_t, size_t out_size) {
+    auto item = item_or_error(request, inode);
+    if (!item) return;
+    if (!item->volume || (flags & FUSE_IOCTL_DIR) != 0 || command != BLKGETSIZE64 ||
+        out_size < sizeof(uint64_t)) {
+      fuse_reply_err(request, ENOTTY);
+      return;
+    }
+    const uint64_t size = item->volume->size();
+    fuse_reply_ioctl(request, 0, &size, sizeof size);
+  }
+
+  // What is in the directory is made by the definition and by volfs' own commands.
+  static void refuse(fuse_req_t request) {
+    fuse_reply_err(request, operations(request).options_.read_only ? EROFS : EPERM);
+  }
+  static void mknod(fuse_req_t r, fuse_ino_t, const char*, mode_t, dev_t) { refuse(r); }
+  static void mkdir(fuse_req_t r, fuse_ino_t, const char*, mode_t) { refuse(r); }
+  static void unlink(fuse_req_t r, fuse_ino_t, const char*) { refuse(r); }
+  static void rmdir(fuse_req_t r, fuse_ino_t, const char*) { refuse(r); }
+  static void symlink(fuse_req_t r, const char*, fuse_ino_t, const char*) { refuse(r); }
+  static void rename(fuse_req_t r, fuse_ino_t, const char*, fuse_ino_t, const char*, unsigned) {
+    refuse(r);
+  }
+  static void link(fuse_req_t r, fuse_ino_t, fuse_ino_t, const char*) { refuse(r); }
+  static void create(fuse_req_t r, fuse_ino_t, const char*, mode_t, fuse_file_info*) { refuse(r); }
+};
+
+const fuse_lowlevel_ops& Operations::table() {
+  static const fuse_lowlevel_ops operations = [] {
+    fuse_lowlevel_ops ops{};
+    ops.init = Calls::init;
+    ops.lookup = Calls::lookup;
+    ops.getattr = Calls::getattr;
+    ops.setattr = Calls::setattr;
+    ops.mknod = Calls::mknod;
+    ops.mkdir = Calls::mkdir;
+    ops.unlink = Calls::unlink;
+    ops.rmdir = Calls::rmdir;
+    ops.symlink = Calls::symlink;
+    ops.rename = Calls::rename;
+    ops.link = Calls::link;
+    ops.create = Calls::create;
+    ops.open = Calls::open;
+    ops.release = Calls::release;
+    ops.opendir = Calls::opendir;
+    ops.readdir = Calls::readdir;
+    ops.readdirplus = Calls::readdirplus;
+    ops.releasedir = Calls::releasedir;
+    ops.fsyncdir = Calls::fsyncdir;
+    ops.statfs = Calls::statfs;
+    ops.ioctl = Calls::ioctl;
+    ops.fallocate = Calls::fallocate;
+    ops.lseek = Calls::lseek;
+    return ops;
+  }();
+  return operations;
+}
+
+}  // namespace volfs::fuse

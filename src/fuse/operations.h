@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The file operations other than those on data, as libfuse calls them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "data_path.h"
+#include "tree.h"
+#include "volfs/sync.h"
+#include "volfs/worker_pool.h"
+
+struct fuse_conn_info;
+struct fuse_lowlevel_ops;
+struct fuse_req;
+struct iovec;
+
+namespace volfs::fuse {
+
+class Operations {
+ public:
+  // All outlive this.
+  Operations(Tree& tree, DataPath& path, const Options& options)
+      : tree_(tree), path_(path), options_(options) {}
+
+  // The table for libfuse, whose user data must be an Operations.
+  static const fuse_lowlevel_ops& table();
+
+  std::function<std::string(std::string)> control;
+  // Sends what libfuse answers or notifies; as writev(2).
+  std::function<ssize_t(const iovec*, int)> send;
+
+ private:
+  friend struct Calls;
+  using Item = Tree::Item;
+  void init(fuse_conn_info& connection);
+  void reply_attributes(fuse_req* request, const Item& item);
+  void open(fuse_req* request, const Item& item, int flags);
+  void open_volume(fuse_req* request, const Item& item, int flags);
+  void reply_open(fuse_req* request, std::unique_ptr<File> file, uint32_t open_flags);
+  void seek(fuse_req* request, const Item& item, uint64_t offset, int whence);
+  void set_attributes(fuse_req* request, const Item& item, const struct stat& wanted, int which);
+  void allocate(fuse_req* request, File& file, int mode, uint64_t offset, uint64_t length);
+  void statistics(fuse_req* request);
+  bool read_only(const Item& item) const;
+  std::shared_ptr<VolumeState> state_of(uint64_t inode);
+
+  Tree& tree_;
+  DataPath& path_;
+  const Options& options_;
+  Mutex mutex_;  // guards states_
+  // Weak: a volume that is open nowhere has no state.
+  std::unordered_map<uint64_t, std::weak_ptr<VolumeState>> states_;
+};
+
+}  // namespace volfs::fuse

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/fuse/server.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "dev_transport.h"
+#include "mount.h"
+#include "notifier.h"
+#include "operations.h"
+#include "volfs/log.h"
+
+namespace volfs::fuse {
+namespace {
+
+// Flags of INIT that libfuse 3.14 does not know, in the upper half: those of 7.36 and later.
+constexpr uint32_t init_direct_io_allow_mmap = 1U << 4;
+
+unsigned thread_count(unsigned wanted) {
+  if (wanted > 0) return std::min(wanted, 256U);
+  cpu_set_t cpus;
+  const int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+  return static_cast<unsigned>(std::clamp(count, 2, 4));
+}
+
+class MountedServer final : public Server {
+ public:
+  MountedServer(engine::Catalog& catalog, const Options& options)
+      : options_(options),
+        catalog_(catalog),
+        tree_(catalog),
+        path_(workers_),
+        operations_(tree_, path_, options_) {}
+  ~MountedServer() override;
+
+  Status mount(const std::string& mountpoint);
+  void add_info_file(InfoFile file) override { tree_.add_info_file(std::move(file)); }
+  void set_control(std::function<std::string(std::string)> handle) override;
+  Status serve(const std::function<void()>& ready) override;
+  void stop() override;
+
+ private:
+  static ssize_t send(int, iovec* iov, int count, void* user_data);
+  static ssize_t receive(int, void*, size_t, void*);
+  ssize_t send_init(const iovec* iov, int count);
+  void unmount();
+  bool wait_ready(int ended_fd);
+  void wait_end(int ended_fd);
+
+  const Options options_;
+  engine::Catalog& catalog_;
+  Tree tree_;
+  WorkerPool workers_;
+  DataPath path_;
+  Operations operations_;
+  fuse_session* session_ = nullptr;
+  int fd_ = -1;       // the connection; libfuse closes its own when it unmounts
+  int stop_fd_ = -1;  // readable once stop() was called
+  std::unique_ptr<DevTransport> transport_;
+  int ready_fd_ = -1;  // readable once INIT was answered
+  std::atomic<bool> init_sent_{false};
+};
+
+ssize_t MountedServer::receive(int, void*, size_t, void*) {
+  // The transport reads by itself; libfuse only asks for the function.
+  errno = ENOSYS;
+  return -1;
+}
+
+ssize_t MountedServer::send(int, iovec* iov, int count, void* user_data) {
+  return static_cast<Operations*>(user_data)->send(iov, count);
+}
+
+// The first thing that is sent is the answer to INIT, to which is added what libfuse cannot say.
+ssize_t MountedServer::send_init(const iovec* iov, int count) {
+  fuse_init_out out{};
+  iovec changed[2];
+  const bool is_init = count == 2 && iov[1].iov_len == sizeof out;
+  if (is_init) {
+    std::memcpy(&out, iov[1].iov_base, sizeof out);
+    // Kernels that do not know a flag do not look at it.
+    log_debug("init: 7.{}, flags {:#x} {:#x}", out.minor, out.flags, out.flags2);
+    out.flags |= FUSE_INIT_EXT;
+    out.flags2 |= init_direct_io_allow_mmap;
+    changed[0] = iov[0];
+    changed[1] = {&out, sizeof out};
+    iov = changed;
+  }
+  const ssize_t sent = writev(fd_, iov, count);
+  if (is_init) {
+    init_sent_.store(true, std::memory_order_release);
+    eventfd_write(ready_fd_, 1);
+  }
+  return sent;
+}
+
+Status MountedServer::mount(const std::string& mountpoint) {
+  std::string given = mount_options(options_);
+  std::string name = "volfs", dash_o = "-o", debug = "-d";
+  char* arguments[] = {name.data(), dash_o.data(), given.data(), debug.data(), nullptr};
+  fuse_args args = FUSE_ARGS_INIT(options_.debug ? 4 : 3, arguments);
+  const FuseMessages messages;
+  const auto failure = [&](int code, const char* what) {
+    return fail(Error::make(
+        code, fmt::format("{}: {}: {}", options_.mountpoint, what,
+                          messages.text().empty() ? std::strerror(code) : messages.text())));
+  };
+  session_ = fuse_session_new(&args, &Operations::table(), sizeof(fuse_lowlevel_ops), &operations_);
+  fuse_opt_free_args(&args);
+  if (!session_) return failure(EINVAL, "mount options");
+  errno = 0;
+  if (fuse_session_mount(session_, mountpoint.c_str()) != 0) {
+    const int code = errno != 0 ? errno : EIO;
+    return failure(code, "mount");
+  }
+  fuse_custom_io io{};
+  io.writev = send;
+  io.read = receive;
+  operations_.send = [this](const iovec* iov, int count) {
+    if (!init_sent_.load(std::memory_order_acquire)) return send_init(iov, count);
+    return writev(fd_, iov, count);
+  };
+  fd_ = fcntl(fuse_session_fd(session_), F_DUPFD_CLOEXEC, 3);
+  stop_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  ready_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd_ < 0 || stop_fd_ < 0 || ready_fd_ < 0 ||
+      fuse_session_custom_io(session_, &io, fuse_session_fd(session_)) != 0) {
+    const int code = errno;
+    unmount();
+    return failure(code, "mount");
+  }
+  fcntl(fuse_session_fd(session_), F_SETFD, FD_CLOEXEC);
+  return {};
+}
+
+MountedServer::~MountedServer() {
+  if (session_) {
+    unmount();
+    fuse_session_destroy(session_);
+  }
+  for (const int fd : {fd_, stop_fd_, ready_fd_})
+    if (fd >= 0) close(fd);
+}
+
+// Lazily: open files are served until their last close. Nothing if it was unmounted by others.
+void MountedServer::unmount() {
+  fuse_session_unmount(session_);
+}
+
+void MountedServer::set_control(std::function<std::string(std::string)> handle) {
+  operations_.control = std::move(handle);
+  tree_.set_control();
+}
+
+void MountedServer::stop() {
+  // eventfd_write is a write(2): all that a signal handler may do.
+  eventfd_write(stop_fd_, 1);
+}
+
+// False if the end comes first.
+bool MountedServer::wait_ready(int ended_fd) {
+  pollfd fds[3] = {{ready_fd_, POLLIN, 0}, {ended_fd, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
+  while (poll(fds, 3, -1) < 0 && errno == EINTR) continue;
+  return (fds[0].revents & POLLIN) != 0;
+}
+
+void MountedServer::wait_end(int ended_fd) {
+  pollfd fds[2] = {{ended_fd, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
+  while ((fds[0].revents & POLLIN) == 0) {
+    if (poll(fds, 2, -1) < 0 && errno != EINTR) break;
+    if ((fds[1].revents & POLLIN) == 0) continue;
+    unmount();
+    fds[1].fd = -1;
+    fds[1].revents = 0;
+  }
+}
+
+Status MountedServer::serve(const std::function<void()>& ready) {
+  transport_ = std::make_unique<DevTransport>(session_, fd_, path_, thread_count(options_.threads));
+  VOLFS_TRY(transport_->start());
+  Notifier notifier(catalog_, session_);
+  if (wait_ready(transport_->ended_fd())) {
+    if (auto status = notifier.start(); !status) log_warning("{}", status.error().text());
+    if (ready) ready();
+  }
+  wait_end(transport_->ended_fd());
+  notifier.stop();
+  transport_->join();
+  workers_.drain();
+  unmount();
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::mount(engine::Catalog& catalog, const Options& options) {
+  VOLFS_TRY_ASSIGN(const std::string mountpoint, check_mount_point(options));
+  auto server = std::make_unique<MountedServer>(catalog, options);
+  VOLFS_TRY(server->mount(mountpoint));
+  return server;
+}
+
+}  // namespace volfs::fuse

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "special_files.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <string_view>
+#include <utility>
+
+namespace volfs::fuse {
+namespace {
+
+using Kind = DataRequest::Kind;
+
+// A write of at least so many bytes may be the first piece of a longer one: the kernel takes 256
+// pages at a time, and the memory may begin within a page.
+constexpr size_t maybe_cut = ControlFile::most_bytes - 4096;
+
+void give(DataRequest& request, std::string_view text, uint64_t offset) {
+  const size_t from = std::min<uint64_t>(offset, text.size());
+  const size_t count = std::min(text.size() - from, request.memory.size());
+  if (count > 0) std::memcpy(request.memory.data(), text.data() + from, count);
+  request.finish(0, count);
+}
+
+}  // namespace
+
+void InfoText::handle(DataRequest& request, ServingContext&) {
+  if (request.kind == Kind::read)
+    give(request, content_, request.offset);
+  else
+    request.finish(request.kind == Kind::flush ? 0 : EBADF, 0);
+}
+
+void ControlFile::handle(DataRequest& request, ServingContext&) {
+  switch (request.kind) {
+    case Kind::read:
+      return shared_->read(request);
+    case Kind::write:
+      return shared_->write(request);
+    default:
+      return request.finish(request.kind == Kind::flush ? 0 : EINVAL, 0);
+  }
+}
+
+void ControlFile::release() {
+  {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->submit_partial();
+  }
+  delete this;
+}
+
+void ControlFile::Shared::write(DataRequest& request) {
+  int error = 0;
+  {
+    const std::lock_guard lock(mutex);
+    const std::string_view text(reinterpret_cast<const char*>(request.memory.data()),
+                                request.memory.size());
+    const bool continues = !partial.empty() && request.offset == partial_end;
+    if (!continues) submit_partial();
+    if (partial.size() + text.size() > most_bytes) {
+      partial.clear();
+      error = EFBIG;
+    } else if (waiting.size() >= most_requests) {
+      error = EBUSY;
+    } else {
+      partial += text;
+      partial_end = request.offset + text.size();
+      if (continues || text.size() < maybe_cut) submit_partial();
+    }
+  }
+  request.finish(error, error == 0 ? request.memory.size() : 0);
+}
+
+void ControlFile::Shared::read(DataRequest& request) {
+  {
+    const std::lock_guard lock(mutex);
+    submit_partial();
+    if (running) {
+      path.park(request);
+      readers.push_back(&request);
+      return;
+    }
+  }
+  answer(request);
+}
+
+void ControlFile::Shared::answer(DataRequest& request) {
+  const std::lock_guard lock(mutex);
+  if (!std::exchange(reply_begun, true)) reply_base = request.offset;
+  // An offset before the base is that of somebody who went back to the beginning.
+  if (request.offset < reply_base) reply_base = request.offset;
+  give(request, reply, request.offset - reply_base);
+}
+
+// With the mutex held, as submit.
+void ControlFile::Shared::submit_partial() {
+  if (!partial.empty()) submit(std::exchange(partial, {}));
+}
+
+void ControlFile::Shared::submit(std::string text) {
+  waiting.push_back(std::move(text));
+  if (std::exchange(running, true)) return;
+  path.workers().submit(this, [self = shared_from_this()] { self->work(); });
+}
+
+void ControlFile::Shared::work() {
+  std::vector<DataRequest*> told;
+  while (true) {
+    std::string text;
+    {
+      const std::lock_guard lock(mutex);
+      if (waiting.empty()) {
+        running = false;
+        told.swap(readers);
+        break;
+      }
+      text = std::move(waiting.front());
+      waiting.pop_front();
+    }
+    std::string result = handler(std::move(text));
+    const std::lock_guard lock(mutex);
+    reply = std::move(result);
+    reply_begun = false;
+  }
+  // In the order of their offsets, so that the first one sets where the reply begins.
+  std::sort(told.begin(), told.end(),
+            [](const DataRequest* a, const DataRequest* b) { return a->offset < b->offset; });
+  for (DataRequest* request : told)
+    if (path.unpark(*request)) answer(*request);
+}
+
+}  // namespace volfs::fuse
