@@ -87,14 +87,17 @@ bool check_cycles(Context& context, const Numbering& numbering, const std::vecto
       [&](size_t node) {
         for (const Graph::Edge& edge : graph.edges(node))
           height[node] = std::max(height[node], height[edge.to]);
-        // Only the lowest that is too high is told, not all that stand on it.
-        if (++height[node] == max_stack_depth + 1)
-          context.report(numbering.name(node).at,
-                         fmt::format("{} stands on a stack of {} devices",
-                                     quote(numbering.name(node).value), max_stack_depth),
-                         fmt::format("at most {} on each other", max_stack_depth));
+        ++height[node];
         definition.build_order.push_back(numbering.item(node));
       });
+  // Heights mean nothing while there are cycles. Of what is too high only the lowest is told, not
+  // all that stands on it.
+  for (size_t node = 0; good && node < graph.size(); ++node)
+    if (height[node] == max_stack_depth + 1)
+      context.report(numbering.name(node).at,
+                     fmt::format("{} stands on a stack of {} devices",
+                                 quote(numbering.name(node).value), max_stack_depth),
+                     fmt::format("at most {} on each other", max_stack_depth));
   return good;
 }
 

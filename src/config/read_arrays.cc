@@ -48,7 +48,8 @@ class ArrayReader {
     if (!reader_.is_map()) return;
     reader_.require("level", "'level: raid5' or another level");
     reader_.require("devices", "'devices:' with a list of them");
-    reader_.read("level", array_.level, level_words());
+    reader_.read("level", array_.level, level_words(),
+                 "linear, raid0, raid1, raid4, raid5, raid6 or raid10");
     level_known_ = array_.level.at.given();
     read_devices("devices", array_.devices);
     read_devices("spares", array_.spares);
@@ -76,7 +77,7 @@ class ArrayReader {
       if (auto device = read_device(key, item)) out.push_back(std::move(*device));
     });
     if (list->kind == Node::Kind::list && &out == &array_.devices)
-      devices_whole_ = out.size() == list->items.size();
+      devices_whole_ = !out.empty() && out.size() == list->items.size();
   }
 
   std::optional<ArrayDevice> read_device(std::string_view key, const Node& item) {
@@ -113,7 +114,8 @@ class ArrayReader {
     const SizeRule offset_rule{.least = 4 * KiB, .multiple = 4 * KiB};
     const SizeRule size_rule{.least = 4 * KiB, .multiple = KiB};
     reader_.read("chunk", array_.chunk, chunk_rule);
-    reader_.read<ArrayMetadata>("metadata", array_.metadata, metadata_words);
+    reader_.read<ArrayMetadata>("metadata", array_.metadata, metadata_words,
+                                "0.90, 1.0, 1.1 or 1.2");
     reader_.read<ArrayBitmap>("bitmap", array_.bitmap, bitmap_words);
     reader_.read("bitmap_chunk", array_.bitmap_chunk, bitmap_rule);
     reader_.read<ArrayConsistency>("consistency", array_.consistency, consistency_words);

@@ -92,14 +92,20 @@ void read_account(MapReader& reader, std::string_view key, Optional<Account>& ou
   out = Located<Account>{std::move(account), text.at};
 }
 
+std::string_view article(DeviceKind kind) {
+  return kind == DeviceKind::image || kind == DeviceKind::array ? "an" : "a";
+}
+
 }  // namespace
 
 void Names::add(Context& context, const Node& key, Item item) {
   const auto bad =
       item.kind == DeviceKind::volume_group ? bad_group_name(key.text) : bad_device_name(key.text);
   if (bad)
-    context.report(
-        key.at, fmt::format("{} as the name of a {}", quote(key.text), to_string(item.kind)), *bad);
+    context.report(key.at,
+                   fmt::format("{} as the name of {} {}", quote(key.text), article(item.kind),
+                               to_string(item.kind)),
+                   *bad);
   const auto [before, is_new] = entries_.emplace(key.text, Entry{item, key.at});
   if (is_new) return;
   // The sections may stand in any order; the later place is the one to complain about.

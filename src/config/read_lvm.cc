@@ -40,6 +40,9 @@ constexpr std::array<Word<Permission>, 5> permission_words{{{"read-write", Permi
 constexpr std::array<Word<MirrorLog>, 2> log_words{
     {{"disk", MirrorLog::disk}, {"core", MirrorLog::core}}};
 
+constexpr std::string_view known_types =
+    "linear, striped, raid0, raid1, raid4, raid5, raid6, raid10, mirror, snapshot, error or zero "
+    "(raid5 and raid6 also with their layout, as raid5_ls)";
 constexpr std::string_view size_expected =
     "a size in whole sectors of 512 bytes, or N%FREE, N%VG, N%PVS or (snapshots) N%ORIGIN";
 constexpr std::string_view extents_expected =
@@ -79,7 +82,8 @@ class VolumeReader {
     read_snapshot();
     reader_.read("physical_volumes", volume_.physical_volumes, "a device's name");
     read_tags(reader_, volume_.tags);
-    reader_.read<Permission>("permission", volume_.permission, permission_words);
+    reader_.read<Permission>("permission", volume_.permission, permission_words,
+                             "read-write or read-only");
     read_readonly();
     reader_.read<Allocation>("alloc", volume_.alloc, alloc_words);
     reader_.read<Activation>("activation", volume_.activation, activation_words);
@@ -128,20 +132,24 @@ class VolumeReader {
       reader_.context().report(node->at,
                                fmt::format("type {} of {}, which volfs does not make",
                                            quote(node->text), reader_.owner()),
-                               join_words(names_of(lv_type_words())));
+                               known_types);
       type_known_ = false;
       return;
     }
-    reader_.read<LvType>("type", volume_.type, lv_type_words());
+    reader_.read<LvType>("type", volume_.type, lv_type_words(), known_types);
     type_known_ = volume_.type.at.given();
   }
 
   template <class Predicate>
   static std::string types_where(Predicate predicate) {
     std::vector<std::string_view> names;
-    for (const Word<LvType>& word : lv_type_words())
-      if (word.name == to_string(word.value) && predicate(lv_rule(word.value)))
-        names.push_back(word.name);
+    for (const Word<LvType>& word : lv_type_words()) {
+      if (!predicate(lv_rule(word.value))) continue;
+      // The levels are enough: not each of raid5_ls, raid5_la...
+      const std::string_view level =
+          word.name.starts_with("raid") ? word.name.substr(0, word.name.find('_')) : word.name;
+      if (std::find(names.begin(), names.end(), level) == names.end()) names.push_back(level);
+    }
     return "it only with type " + join_words(names);
   }
 

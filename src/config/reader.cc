@@ -50,12 +50,22 @@ std::optional<bool> parse_bool(std::string_view text) {
   return std::nullopt;
 }
 
+namespace {
+
+std::string some_of(std::span<const std::string_view> keys) {
+  constexpr size_t most_named = 8;
+  if (keys.size() <= most_named) return join_words(keys);
+  return fmt::format("{}, {}, {} and others, see volfs.yaml(5)", keys[0], keys[1], keys[2]);
+}
+
+}  // namespace
+
 MapReader::MapReader(Context& context, const Node& node, std::string owner,
                      std::span<const std::string_view> keys)
     : context_(context), node_(node), owner_(std::move(owner)) {
   if (!is_map()) {
     context_.report(node_.at, fmt::format("{} is {}", owner_, node_.describe()),
-                    fmt::format("a map with {}", join_words(keys)));
+                    fmt::format("a map with {}", some_of(keys)));
     return;
   }
   for (const Node::Entry& entry : node_.entries) {
@@ -63,11 +73,14 @@ MapReader::MapReader(Context& context, const Node& node, std::string owner,
     if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
     if (context_.diagnostics.full()) break;
     const std::string_view near = nearest_key(key, keys);
-    const std::string found =
-        near.empty()
-            ? fmt::format("unknown key {} of {}", quote(key), owner_)
-            : fmt::format("unknown key {} of {} (did you mean '{}'?)", quote(key), owner_, near);
-    context_.report(entry.key->at, found, join_words(keys));
+    if (near.empty())
+      context_.report(entry.key->at, fmt::format("unknown key {} of {}", quote(key), owner_),
+                      join_words(keys));
+    else
+      context_.report(
+          entry.key->at,
+          fmt::format("unknown key {} of {} (did you mean '{}'?)", quote(key), owner_, near),
+          "one of its keys, see volfs.yaml(5)");
   }
 }
 

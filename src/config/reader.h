@@ -93,20 +93,24 @@ class MapReader {
   // A list of texts, or one text alone.
   void read(std::string_view key, std::vector<Text>& out, std::string_view expected);
 
+  // One of WORDS; EXPECTED names them for people, where not each spelling is worth it.
   template <class T>
-  void read(std::string_view key, Located<T>& out, std::span<const Word<T>> words) {
-    if (const Node* node = find(key)) read_word(key, *node, words, out);
+  void read(std::string_view key, Located<T>& out, std::span<const Word<T>> words,
+            std::string_view expected = {}) {
+    if (const Node* node = find(key)) read_word(key, *node, words, expected, out);
   }
   template <class T>
-  void read(std::string_view key, Optional<T>& out, std::span<const Word<T>> words) {
+  void read(std::string_view key, Optional<T>& out, std::span<const Word<T>> words,
+            std::string_view expected = {}) {
     Located<T> value;
-    if (const Node* node = find(key); node && read_word(key, *node, words, value)) out = value;
+    if (const Node* node = find(key); node && read_word(key, *node, words, expected, value))
+      out = value;
   }
 
  private:
   template <class T>
   bool read_word(std::string_view key, const Node& node, std::span<const Word<T>> words,
-                 Located<T>& out) {
+                 std::string_view expected, Located<T>& out) {
     if (node.kind == Node::Kind::scalar) {
       for (const Word<T>& word : words) {
         if (!same_word(word.name, node.text)) continue;
@@ -114,8 +118,7 @@ class MapReader {
         return true;
       }
     }
-    const auto names = names_of(words);
-    report(key, node, join_words(names));
+    report(key, node, expected.empty() ? join_words(names_of(words)) : std::string(expected));
     return false;
   }
   bool read_flag(std::string_view key, const Node& node, Located<bool>& out);

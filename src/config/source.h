@@ -19,6 +19,7 @@ class Source {
   std::string_view text() const { return text_; }
   // LINE counts from 0; without its line break. Empty past the end.
   std::string_view line(size_t line) const;
+  bool is_last(size_t line) const { return line + 1 >= starts_.size(); }
   // LINE and the byte COLUMN count from 0.
   Position position(size_t line, size_t byte_column) const;
 

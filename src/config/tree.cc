@@ -108,6 +108,8 @@ class TreeBuilder : public YAML::EventHandler {
 
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     Node& node = make(mark, Node::Kind::nothing, anchor);
+    // Nothing stands nowhere: the mark is that of whatever comes next. Its key is the better place.
+    if (!open_.empty() && open_.back().key != nullptr) node.at = open_.back().key->at;
     attach(node);
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -262,6 +264,34 @@ class TreeBuilder : public YAML::EventHandler {
   int documents_ = 0;
 };
 
+namespace {
+
+void report_syntax(const Source& source, const TreeBuilder& builder, const YAML::Exception& error,
+                   Diagnostics& diagnostics) {
+  const Position at = builder.place(error.mark);
+  const size_t line_number = at.line - 1;
+  // yaml-cpp takes a tab for a part of the text and stumbles over what follows.
+  const std::string_view line = source.line(line_number);
+  const size_t tab = line.find_first_not_of(' ');
+  if (tab != std::string_view::npos && line[tab] == '\t') {
+    diagnostics.add(source.position(line_number, tab), "a tab in the indentation", "blanks");
+    return;
+  }
+  const SyntaxError known = explain(error.msg);
+  if (known.expected.empty()) {
+    diagnostics.add(at, fmt::format("no YAML ({})", error.msg), "YAML");
+  } else if (known.message.ends_with(" flow not found") && source.is_last(line_number)) {
+    const bool is_map = known.message.find("map") != std::string_view::npos;
+    diagnostics.add(at,
+                    fmt::format("the end of the file within a '{}' or quotes", is_map ? '{' : '['),
+                    fmt::format("'{}' or the closing quote", is_map ? '}' : ']'));
+  } else {
+    diagnostics.add(at, known.found, known.expected);
+  }
+}
+
+}  // namespace
+
 Tree Tree::read(const Source& source, Diagnostics& diagnostics) {
   Tree tree;
   TreeBuilder builder(tree, source, diagnostics);
@@ -276,11 +306,7 @@ Tree Tree::read(const Source& source, Diagnostics& diagnostics) {
     give_up();
   } catch (const YAML::Exception& error) {
     give_up();
-    const SyntaxError known = explain(error.msg);
-    if (known.expected.empty())
-      diagnostics.add(builder.place(error.mark), fmt::format("no YAML ({})", error.msg), "YAML");
-    else
-      diagnostics.add(builder.place(error.mark), known.found, known.expected);
+    report_syntax(source, builder, error, diagnostics);
   } catch (const std::exception& error) {
     give_up();
     diagnostics.add({1, 1}, fmt::format("no YAML ({})", error.what()), "YAML");

@@ -179,21 +179,21 @@ TEST_CASE("rows of a table stand where they are in the file") {
   const Map& scratch = d.maps[0];
   REQUIRE(scratch.rows.size() == 5);
   CHECK(scratch.rows[0].value == "# first the array");
-  CHECK(scratch.rows[0].at == Position{39, 7});
+  CHECK(scratch.rows[0].at == Position{38, 7});
   CHECK(scratch.rows[1].value == "  0 2048 linear md1 4096");
-  CHECK(scratch.rows[1].at == Position{40, 7});
+  CHECK(scratch.rows[1].at == Position{39, 7});
   CHECK(scratch.rows[4].value == "4096 2048 linear vg0/rest 0");
-  CHECK(scratch.rows[4].at == Position{43, 7});
+  CHECK(scratch.rows[4].at == Position{42, 7});
   CHECK(scratch.table() ==
         "# first the array\n  0 2048 linear md1 4096\n\n2048 2048 zero\n4096 2048 linear vg0/rest "
         "0\n");
   REQUIRE(scratch.devices.size() == 2);
   CHECK(scratch.devices[0].value == "md1");
-  CHECK(scratch.devices[0].at == Position{40, 23});
-  CHECK(scratch.devices[1].at == Position{43, 24});
+  CHECK(scratch.devices[0].at == Position{39, 23});
+  CHECK(scratch.devices[1].at == Position{42, 24});
   const Map& peek = d.maps[1];
   REQUIRE(peek.rows.size() == 2);
-  CHECK(peek.rows[1].at == Position{44, 40});
+  CHECK(peek.rows[1].at == Position{43, 40});
   CHECK(peek.readonly.value);
 }
 
