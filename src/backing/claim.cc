@@ -54,7 +54,7 @@ Result<struct stat> stat_image(const std::string& path) {
   return st;
 }
 
-Status Claim::lock(int fd, const std::string& path, bool write) {
+Status Claim::lock_file(int fd, const std::string& path, bool write) {
   const int error = set_lock(fd, write ? F_WRLCK : F_RDLCK);
   if (error == 0) return {};
   if (error == EAGAIN || error == EACCES)
@@ -68,7 +68,7 @@ Status Claim::lock(int fd, const std::string& path, bool write) {
   return fail_sys(error, path + ": lock");
 }
 
-Result<std::shared_ptr<Claim>> Claim::take(const std::string& path, bool write) {
+Result<std::shared_ptr<Claim>> Claim::take(const std::string& path, bool write, bool lock) {
   VOLFS_TRY_ASSIGN(const struct stat st, stat_image(path));
   Registry& all = registry();
   const std::lock_guard guard(all.mutex);
@@ -91,7 +91,7 @@ Result<std::shared_ptr<Claim>> Claim::take(const std::string& path, bool write) 
 
   // Our own lock for reading would be in the way of that for writing.
   if (claim) set_lock(claim->fd_.get(), F_UNLCK);
-  if (auto locked = lock(fd.get(), path, write); !locked) {
+  if (auto locked = lock ? lock_file(fd.get(), path, write) : Status(); !locked) {
     if (claim) set_lock(claim->fd_.get(), F_RDLCK);
     return fail(std::move(locked.error()));
   }

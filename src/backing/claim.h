@@ -24,13 +24,14 @@ struct FileIdentity {
 
 class Claim {
  public:
-  // EBUSY if another process has it. A claim for reading becomes one for writing when WRITE asks.
-  static Result<std::shared_ptr<Claim>> take(const std::string& path, bool write);
+  // EBUSY if another process has it. Without LOCK it is only opened. A claim for reading becomes
+  // one for writing when WRITE asks.
+  static Result<std::shared_ptr<Claim>> take(const std::string& path, bool write, bool lock);
   // Buffered; open for reading, and for writing if any claimant writes. For looking at tables.
   int fd() const { return fd_.get(); }
 
  private:
-  static Status lock(int fd, const std::string& path, bool write);
+  static Status lock_file(int fd, const std::string& path, bool write);
   UniqueFd fd_;
   bool write_ = false;
 };

@@ -78,11 +78,11 @@ bool unsupported(int error) {
 
 }  // namespace
 
-Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool write,
-                                                   bool direct) {
+Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool write, bool direct,
+                                                   bool lock) {
   static std::once_flag once;
   std::call_once(once, ignore_file_size_signal);
-  VOLFS_TRY_ASSIGN(auto claim, Claim::take(path, write));
+  VOLFS_TRY_ASSIGN(auto claim, Claim::take(path, write, lock));
   struct stat st{};
   if (::fstat(claim->fd(), &st) != 0) return fail_sys(errno, path);
   if (direct && S_ISREG(st.st_mode) && in_memory(claim->fd())) {

@@ -19,7 +19,8 @@ namespace volfs {
 class ImageFile {
  public:
   // The one there is, or a new one. DIRECT is a wish: see direct().
-  static Result<std::shared_ptr<ImageFile>> open(const std::string& path, bool write, bool direct);
+  static Result<std::shared_ptr<ImageFile>> open(const std::string& path, bool write, bool direct,
+                                                 bool lock);
 
   int fd() const { return fd_.get(); }
   int table_fd() const { return claim_->fd(); }

@@ -39,6 +39,8 @@ struct ImageOptions {
   std::optional<uint64_t> create;
   bool read_only = false;
   bool direct = false;  // O_DIRECT
+  // Against other processes. Without it, for a look at an image in use, nothing may be written.
+  bool lock = true;
   // The partition with this number (GPT, or MBR with logical partitions from 5); 0: all.
   unsigned partition = 0;
   // A range of that: from `offset` on, `length` bytes or to the end.
