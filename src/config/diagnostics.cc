@@ -12,7 +12,9 @@ void Diagnostics::add(Position at, std::string_view found, std::string_view expe
     ++dropped_;
     return;
   }
-  entries_.push_back({at, fmt::format("{}; expected {}", found, expected)});
+  std::string text(found);
+  if (!expected.empty()) text += fmt::format("; expected {}", expected);
+  entries_.push_back({at, std::move(text)});
 }
 
 void Diagnostics::sort() {

@@ -35,8 +35,8 @@ class Diagnostics {
 
   explicit Diagnostics(std::string_view file_name) : file_name_(file_name) {}
 
-  // Adds "FOUND; expected EXPECTED".
-  void add(Position at, std::string_view found, std::string_view expected);
+  // Adds "FOUND; expected EXPECTED", or FOUND alone.
+  void add(Position at, std::string_view found, std::string_view expected = {});
 
   bool empty() const { return entries_.empty(); }
   bool full() const { return entries_.size() >= max_entries; }

@@ -33,7 +33,7 @@ struct TableScan {
     size_t row = 0;
     size_t column = 0;
     std::string found;
-    std::string expected;
+    std::string expected;  // empty: FOUND says it all
   };
   std::vector<Reference> references;  // the devices it names
   std::vector<Problem> problems;      // what is wrong with its grammar
