@@ -121,7 +121,8 @@ Result<uint64_t> Catalog::make_parent(std::string_view directory) {
   if (directory.empty()) return root;
   if (const Entry* there = walk(directory)) {
     if (there->node.volume)
-      return fail(Error::make(EEXIST, fmt::format("{}: there is a volume of that name", directory)));
+      return fail(
+          Error::make(EEXIST, fmt::format("{}: there is a volume of that name", directory)));
     return there->node.inode;
   }
   const uint64_t inode = next_inode_++;
@@ -169,9 +170,9 @@ Status Catalog::remove(std::string_view path) {
     {
       const std::lock_guard volume_lock(volume.mutex_);
       if (volume.open_count_ > 0)
-        return fail(Error::make(EBUSY, fmt::format("{}: in use: {} open file{}", path,
-                                                   volume.open_count_,
-                                                   volume.open_count_ == 1 ? "" : "s")));
+        return fail(
+            Error::make(EBUSY, fmt::format("{}: in use: {} open file{}", path, volume.open_count_,
+                                           volume.open_count_ == 1 ? "" : "s")));
       volume.going_ = true;
     }
     const uint64_t parent = entry->parent;
@@ -261,8 +262,7 @@ void Catalog::set_listener(Listener* listener) {
 void Catalog::tell(const std::vector<std::pair<uint64_t, Node>>& changes) {
   const std::lock_guard lock(listener_mutex_);
   if (!listener_) return;
-  for (const auto& [parent, node] : changes)
-    listener_->name_changed(parent, node.name, node.inode);
+  for (const auto& [parent, node] : changes) listener_->name_changed(parent, node.name, node.inode);
 }
 
 }  // namespace volfs::engine

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The engine: what a definition says, assembled. It opens the images, builds the devices on them
+// bottom up, exposes them in a catalog, changes them while they are in use, and brings all of it
+// to rest.
+#pragma once
+
+#include <expected>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "volfs/config/definition.h"
+#include "volfs/config/diagnostics.h"
+#include "volfs/engine/catalog.h"
+#include "volfs/engine/graph.h"
+#include "volfs/error.h"
+
+namespace volfs::dm {
+class MappedDevice;
+}
+
+namespace volfs::engine {
+
+struct AssembleOptions {
+  std::string directory;          // what relative paths of images start at
+  std::optional<bool> read_only;  // yes: nothing is written, not even metadata; absent: the
+                                  // definition decides
+  bool hidden = false;            // expose hidden devices too
+  bool force = false;
+  bool probe = false;  // only to look: take no locks, so that a mounted definition can be checked
+  std::optional<unsigned> mode;  // these win over the definition's `expose`
+  std::optional<uid_t> owner;
+  std::optional<gid_t> group;
+};
+
+class Engine {
+ public:
+  // Opens and builds everything, in the definition's build order. All that is wrong is told at
+  // once, with places in the definition; then nothing stays open. Nothing is ever initialised.
+  static std::expected<std::unique_ptr<Engine>, config::Diagnostics> assemble(
+      const config::Definition& definition, const AssembleOptions& options);
+  // As close(), its errors logged.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  Catalog& catalog() { return *catalog_; }
+  Graph& graph() { return graph_; }
+  bool read_only() const { return read_only_; }
+  // The definition's file name, or what the images were.
+  const std::string& source() const { return source_; }
+
+  // Calls VISIT for every device, each after what it stands on; none comes or goes meanwhile.
+  void for_each_node(const std::function<void(Node&)>& visit);
+
+  // Everything written so far is on stable storage at return: the first error, all tried.
+  Status sync();
+  // Ends background work, then sync(). Nothing may use a volume any more. Once; later calls do
+  // nothing.
+  Status close();
+
+  // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
+  // device that is none. Any thread; those on one map take turns.
+  Status map_create(std::string_view name, std::string_view table, std::string_view uuid,
+                    bool read_only);
+  Status map_load(std::string_view name, std::string_view table, bool read_only);
+  Status map_clear(std::string_view name);
+  // A timeout of 0 waits without end.
+  Status map_suspend(std::string_view name, bool flush, Nanos timeout);
+  Status map_resume(std::string_view name);
+  Result<std::string> map_message(std::string_view name, uint64_t sector, std::string_view text);
+  Status map_remove(std::string_view name);
+  // Looks at a map that stays meanwhile.
+  Status with_map(std::string_view name, const std::function<void(const dm::MappedDevice&)>& look);
+  Status map_rename(std::string_view from, std::string_view to);
+
+ private:
+  friend class Assembler;
+  Engine() = default;
+  class PinnedMap;
+  Result<PinnedMap> pin_map(std::string_view name) const;
+  Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only);
+
+  std::string source_;
+  bool read_only_ = false;
+  bool closed_ = false;
+  Exposure exposure_;
+  Mutex structure_;  // held while devices are added, removed or renamed
+  Graph graph_;
+  std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
+};
+
+}  // namespace volfs::engine

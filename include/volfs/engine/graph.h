@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The device graph: every device of a mount by the name that definitions, tables and messages
+// use, with who stands on whom. It owns the devices and takes them down from the top.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "volfs/block_device.h"
+#include "volfs/engine/catalog.h"
+#include "volfs/error.h"
+
+namespace volfs::engine {
+
+enum class Kind { image, array, map, snapshot, logical_volume };
+std::string_view to_string(Kind kind);
+
+struct Node {
+  std::string name;
+  Kind kind = Kind::image;
+  std::unique_ptr<BlockDevice> device;
+  std::shared_ptr<Volume> volume;  // null: not exposed
+  std::string uuid;                // as the user gave it or the disks say; may be empty
+  bool internal = false;           // a part of another device ("vg0-root_rimage_0")
+  // Why it cannot be used, or less than wanted of it can; empty: all is well.
+  std::string problem;
+  uint64_t serial = 0;  // rises in the order of building
+  unsigned pins = 0;    // operations under way on it, which keep it from being removed
+};
+
+// Structure changes (add, remove, rename) are the engine's, one at a time; all functions may be
+// called by any thread. A Node stays where it is until it is removed.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  // EEXIST.
+  Result<Node*> add(std::string name, Kind kind, std::unique_ptr<BlockDevice> device);
+  // Keeps a node from being removed for as long as it lives.
+  class Pin {
+   public:
+    Pin(Pin&& other) noexcept : graph_(other.graph_), node_(std::exchange(other.node_, nullptr)) {}
+    Pin& operator=(Pin&&) = delete;
+    ~Pin();
+    Node& operator*() const { return *node_; }
+    Node* operator->() const { return node_; }
+
+   private:
+    friend class Graph;
+    Pin(const Graph& graph, Node& node) : graph_(graph), node_(&node) {}
+    const Graph& graph_;
+    Node* node_;
+  };
+  // ENOENT.
+  Result<Pin> pin(std::string_view name) const;
+  // Null: no such name. Valid while the caller keeps it from being removed, by a pin or because
+  // only the caller changes the structure.
+  Node* find(std::string_view name) const;
+  // The node of a device; null if it is none's.
+  Node* find(const BlockDevice& device) const;
+  // ENOENT, EBUSY with the users' names or while it is pinned. The device is destroyed.
+  Status remove(std::string_view name);
+  Status rename(std::string_view from, std::string_view to);
+
+  // The names of what stands directly on DEVICE, in the order of building.
+  std::vector<std::string> users(const BlockDevice& device) const;
+  // All nodes, each after what it stands on.
+  std::vector<Node*> nodes() const;
+
+ private:
+  std::vector<std::string> users_locked(const BlockDevice& device) const;
+  std::vector<Node*> nodes_locked() const;
+  mutable Mutex mutex_;  // guards all below
+  std::map<std::string, std::unique_ptr<Node>, std::less<>> nodes_;
+  std::map<const BlockDevice*, Node*> by_device_;
+  uint64_t next_serial_ = 1;
+};
+
+}  // namespace volfs::engine

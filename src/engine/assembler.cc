@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "assembler.h"
+
+#include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace volfs::engine {
+namespace {
+
+// The number of a user or group: as given, looked up, or nothing.
+template <class Lookup>
+std::optional<uint32_t> account_id(const config::Account& account, Lookup lookup) {
+  if (account.id) return account.id;
+  return lookup(account.name.c_str());
+}
+
+std::optional<uint32_t> user_id(const char* name) {
+  const passwd* entry = getpwnam(name);
+  return entry ? std::optional<uint32_t>(entry->pw_uid) : std::nullopt;
+}
+
+std::optional<uint32_t> group_id(const char* name) {
+  const group* entry = getgrnam(name);
+  return entry ? std::optional<uint32_t>(entry->gr_gid) : std::nullopt;
+}
+
+}  // namespace
+
+std::string resolve_path(const std::string& directory, const std::string& path) {
+  if (path.starts_with('/') || directory.empty()) return path;
+  return directory + (directory.ends_with('/') ? "" : "/") + path;
+}
+
+Assembler::Assembler(const config::Definition& definition, const AssembleOptions& options)
+    : definition_(definition), options_(options), problems_(definition.file_name) {}
+
+void Assembler::report(config::Position at, std::string text) {
+  problems_.add(at, text);
+}
+
+Exposure Assembler::exposure() {
+  Exposure exposure{.mode = definition_.expose.mode.value, .uid = getuid(), .gid = getgid()};
+  const auto named = [&](const config::Optional<config::Account>& account, auto lookup,
+                         const char* what, uint32_t& id) {
+    if (!account) return;
+    const auto found = account_id(account->value, lookup);
+    if (found)
+      id = *found;
+    else
+      report(account->at, fmt::format("there is no {} '{}'", what, account->value.name));
+  };
+  named(definition_.expose.owner, user_id, "user", exposure.uid);
+  named(definition_.expose.group, group_id, "group", exposure.gid);
+  if (options_.mode) exposure.mode = *options_.mode;
+  if (options_.owner) exposure.uid = *options_.owner;
+  if (options_.group) exposure.gid = *options_.group;
+  return exposure;
+}
+
+Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device,
+                     bool hidden) {
+  auto node = engine_->graph_.add(name.value, kind, std::move(device));
+  if (!node) {
+    report(name.at, node.error().text());
+    return nullptr;
+  }
+  const bool show = !hidden || options_.hidden || definition_.expose.hidden.value;
+  if (kind != Kind::image && show) {
+    auto volume = engine_->catalog_->add(name.value, *(*node)->device);
+    if (volume)
+      (*node)->volume = *volume;
+    else
+      report(name.at, volume.error().text());
+  }
+  return *node;
+}
+
+BlockDevice* Assembler::device(const config::Text& name) {
+  if (Node* node = engine_->graph_.find(name.value)) return node->device.get();
+  // What failed to build has its own report; saying it twice helps nobody.
+  if (problems_.empty()) report(name.at, fmt::format("there is no device '{}'", name.value));
+  return nullptr;
+}
+
+std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
+  engine_.reset(new Engine);
+  engine_->source_ = definition_.file_name;
+  engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
+  engine_->exposure_ = exposure();
+  engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);
+  for (const config::Item& item : definition_.build_order) {
+    switch (item.kind) {
+      case config::DeviceKind::image:
+        build(definition_.images[item.index]);
+        break;
+      case config::DeviceKind::array:
+        build(definition_.arrays[item.index]);
+        break;
+      case config::DeviceKind::volume_group:
+        build(definition_.volume_groups[item.index]);
+        break;
+      case config::DeviceKind::snapshot:
+        build(definition_.snapshots[item.index]);
+        break;
+      case config::DeviceKind::map:
+        build(definition_.maps[item.index]);
+        break;
+    }
+  }
+  if (!problems_.empty()) {
+    problems_.sort();
+    return std::unexpected(problems_);
+  }
+  return std::move(engine_);
+}
+
+std::expected<std::unique_ptr<Engine>, config::Diagnostics> Engine::assemble(
+    const config::Definition& definition, const AssembleOptions& options) {
+  return Assembler(definition, options).run();
+}
+
+}  // namespace volfs::engine

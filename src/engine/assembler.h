@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// One assembly of a definition: what the builders of the kinds of devices share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "volfs/config/definition.h"
+#include "volfs/config/diagnostics.h"
+#include "volfs/engine/engine.h"
+
+namespace volfs::engine {
+
+class Assembler {
+ public:
+  Assembler(const config::Definition& definition, const AssembleOptions& options);
+  std::expected<std::unique_ptr<Engine>, config::Diagnostics> run();
+
+  const config::Definition& definition() const { return definition_; }
+  const AssembleOptions& options() const { return options_; }
+  Engine& engine() { return *engine_; }
+
+  // The builders, one file each. What is wrong goes to report().
+  void build(const config::Image& image);
+  void build(const config::Array& array);
+  void build(const config::VolumeGroup& group);
+  void build(const config::Snapshot& snapshot);
+  void build(const config::Map& map);
+
+  void report(config::Position at, std::string text);
+  // Takes a finished device into the graph and, unless hidden, into the catalog.
+  Node* add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device, bool hidden);
+  // The device of a name; null, with a report, if it could not be built (the first cause was told
+  // then) or does not exist.
+  BlockDevice* device(const config::Text& name);
+
+ private:
+  Exposure exposure();
+
+  const config::Definition& definition_;
+  const AssembleOptions& options_;
+  config::Diagnostics problems_;
+  std::unique_ptr<Engine> engine_;
+};
+
+// The path that a definition means.
+std::string resolve_path(const std::string& directory, const std::string& path);
+
+}  // namespace volfs::engine

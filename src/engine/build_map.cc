@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Maps: device-mapper tables of a definition.
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "assembler.h"
+#include "volfs/dm/mapped_device.h"
+#include "volfs/dm/table.h"
+
+namespace volfs::engine {
+namespace {
+
+// "table:3: what" -> row 2 of the map, "what". A message of another form belongs to the name.
+std::pair<config::Position, std::string> place_of(const config::Map& map, std::string text) {
+  constexpr std::string_view prefix = "table:";
+  if (!text.starts_with(prefix)) return {map.name.at, std::move(text)};
+  size_t line = 0;
+  const char* begin = text.data() + prefix.size();
+  const auto [end, error] = std::from_chars(begin, text.data() + text.size(), line);
+  const auto after = static_cast<size_t>(end - text.data());
+  if (error != std::errc{} || line == 0 || line > map.rows.size() ||
+      text.compare(after, 2, ": ") != 0)
+    return {map.name.at, std::move(text)};
+  return {map.rows[line - 1].at, text.substr(after + 2)};
+}
+
+}  // namespace
+
+void Assembler::build(const config::Map& map) {
+  const auto refuse = [&](const Error& error) {
+    const auto [at, text] = place_of(map, error.text());
+    report(at, fmt::format("{}: {}", map.name.value, text));
+  };
+  const auto rows = dm::parse_table(map.table());
+  if (!rows) return refuse(rows.error());
+  auto owned = std::make_unique<dm::MappedDevice>(map.name.value, map.uuid ? map.uuid->value : "");
+  dm::MappedDevice& mapped = *owned;
+  const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
+    if (Node* node = engine_->graph().find(name)) return node->device.get();
+    return fail(Error::make(ENXIO, "there is no such device"));
+  };
+  const bool read_only = engine_->read_only() || map.readonly.value;
+  if (auto loaded = mapped.load(*rows, resolve, {.read_only = read_only}); !loaded)
+    return refuse(loaded.error());
+  if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
+  if (Node* node = add(map.name, Kind::map, std::move(owned), map.hidden.value); node && map.uuid)
+    node->uuid = map.uuid->value;
+}
+
+}  // namespace volfs::engine

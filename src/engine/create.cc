@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/engine/create.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <set>
+
+#include "assembler.h"
+#include "volfs/backing/image.h"
+#include "volfs/units.h"
+
+namespace volfs::engine {
+namespace {
+
+bool exists(const std::string& path) {
+  struct stat status{};
+  return stat(path.c_str(), &status) == 0 || errno != ENOENT;
+}
+
+}  // namespace
+
+std::vector<std::string> missing_images(const config::Definition& definition,
+                                        const std::string& directory) {
+  std::vector<std::string> missing;
+  for (const config::Image& image : definition.images)
+    if (!exists(resolve_path(directory, image.path.value))) missing.push_back(image.path.value);
+  return missing;
+}
+
+std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
+    const config::Definition& definition, const CreateOptions& options) {
+  std::vector<CreateStep> steps;
+  config::Diagnostics problems(definition.file_name);
+  std::set<std::string> planned;
+  for (const config::Image& image : definition.images) {
+    const std::string path = resolve_path(options.directory, image.path.value);
+    if (exists(path) || planned.contains(path)) continue;
+    if (!image.size) {
+      problems.add(image.path.at, fmt::format("{} does not exist and the image '{}' has no size "
+                                              "to make it with",
+                                              path, image.name.value));
+      continue;
+    }
+    const uint64_t size = image.size->value;
+    planned.insert(path);
+    steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
+                     [path, size] { return create_image(path, size); }});
+  }
+  if (!problems.empty()) {
+    problems.sort();
+    return std::unexpected(problems);
+  }
+  return steps;
+}
+
+}  // namespace volfs::engine

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/engine/engine.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+
+#include "volfs/dm/mapped_device.h"
+#include "volfs/dm/table.h"
+#include "volfs/io_batch.h"
+#include "volfs/log.h"
+
+namespace volfs::engine {
+
+Engine::~Engine() {
+  if (auto closed = close(); !closed) log_error("{}", closed.error().text());
+}
+
+void Engine::for_each_node(const std::function<void(Node&)>& visit) {
+  const std::lock_guard lock(structure_);
+  for (Node* node : graph_.nodes()) visit(*node);
+}
+
+Status Engine::sync() {
+  // Arrays may hold writes back for a moment; then the images, all at once. Maps, snapshots and
+  // LVs keep nothing to themselves, and one that is suspended must not hold this up. The devices
+  // are pinned, not locked: a disk may take its time.
+  std::vector<Graph::Pin> pins;
+  for_each_node([&](const Node& node) {
+    if (node.kind != Kind::image && node.kind != Kind::array) return;
+    if (auto pin = graph_.pin(node.name)) pins.push_back(std::move(*pin));
+  });
+  Status first;
+  IoBatch images;
+  for (const Graph::Pin& pin : pins) {
+    if (pin->kind == Kind::image) {
+      images.flush(*pin->device);
+    } else if (auto flushed = pin->device->flush(); !flushed && first) {
+      first = std::move(flushed);
+    }
+  }
+  if (auto flushed = images.run(); !flushed && first) first = std::move(flushed);
+  return first;
+}
+
+Status Engine::close() {
+  {
+    const std::lock_guard lock(structure_);
+    if (std::exchange(closed_, true)) return {};
+  }
+  return sync();
+}
+
+// A map that stays while an operation on it is under way.
+class Engine::PinnedMap {
+ public:
+  PinnedMap(Graph::Pin pin, dm::MappedDevice& map) : pin_(std::move(pin)), map_(map) {}
+  dm::MappedDevice* operator->() const { return &map_; }
+  dm::MappedDevice& operator*() const { return map_; }
+  Node& node() const { return *pin_; }
+
+ private:
+  Graph::Pin pin_;
+  dm::MappedDevice& map_;
+};
+
+Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
+  VOLFS_TRY_ASSIGN(Graph::Pin pin, graph_.pin(name));
+  auto* mapped = dynamic_cast<dm::MappedDevice*>(pin->device.get());
+  if (!mapped || pin->kind != Kind::map)
+    return fail(
+        Error::make(ENOTTY, fmt::format("{}: not a map but an {}", name, to_string(pin->kind))));
+  return PinnedMap(std::move(pin), *mapped);
+}
+
+Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only) {
+  VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
+  const auto resolve = [this](std::string_view name) -> Result<BlockDevice*> {
+    if (Node* node = graph_.find(name)) return node->device.get();
+    return fail(Error::make(ENXIO, "there is no such device"));
+  };
+  return map.load(rows, resolve, {.read_only = read_only || read_only_});
+}
+
+Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,
+                          bool read_only) {
+  const std::lock_guard lock(structure_);
+  if (graph_.find(name))
+    return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
+  auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
+  dm::MappedDevice& mapped = *owned;
+  VOLFS_TRY(in(name, load_table(mapped, table, read_only)));
+  VOLFS_TRY(in(name, mapped.resume()));
+  VOLFS_TRY_ASSIGN(Node* const node, graph_.add(std::string(name), Kind::map, std::move(owned)));
+  node->uuid = uuid;
+  auto volume = catalog_->add(name, mapped);
+  if (!volume) {
+    (void)graph_.remove(name);  // nobody can stand on it yet
+    return fail(std::move(volume.error()));
+  }
+  node->volume = *volume;
+  return {};
+}
+
+Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
+  const std::lock_guard lock(structure_);
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  return in(name, load_table(*map, table, read_only));
+}
+
+Status Engine::map_clear(std::string_view name) {
+  const std::lock_guard lock(structure_);
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  map->clear();
+  return {};
+}
+
+// Suspending, resuming and messages may wait for I/O, and so must not hold the structure lock.
+Status Engine::map_suspend(std::string_view name, bool flush, Nanos timeout) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  const TimePoint deadline = timeout == Nanos(0) ? never : now() + timeout;
+  return in(name, map->suspend({.flush = flush, .deadline = deadline}));
+}
+
+Status Engine::map_resume(std::string_view name) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  VOLFS_TRY(in(name, map->resume()));
+  if (map.node().volume) map.node().volume->refresh();
+  return {};
+}
+
+Result<std::string> Engine::map_message(std::string_view name, uint64_t sector,
+                                        std::string_view text) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  return in(name, map->message(sector, text));
+}
+
+Status Engine::with_map(std::string_view name,
+                        const std::function<void(const dm::MappedDevice&)>& look) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  look(*map);
+  return {};
+}
+
+Status Engine::map_remove(std::string_view name) {
+  const std::lock_guard lock(structure_);
+  Node* node = nullptr;
+  {
+    VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+    node = &map.node();
+  }
+  if (const auto users = graph_.users(*node->device); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+  const bool exposed = node->volume != nullptr;
+  if (exposed) VOLFS_TRY(catalog_->remove(name));
+  node->volume.reset();
+  auto removed = graph_.remove(name);
+  // An operation that began meanwhile keeps it: show it again.
+  if (!removed && exposed) node->volume = catalog_->add(name, *node->device).value_or(nullptr);
+  return removed;
+}
+
+Status Engine::map_rename(std::string_view from, std::string_view to) {
+  const std::lock_guard lock(structure_);
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(from));
+  if (graph_.find(to))
+    return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", to)));
+  if (map.node().volume) VOLFS_TRY(catalog_->rename(map.node().volume->path(), to));
+  VOLFS_TRY(graph_.rename(from, to));
+  map->rename(std::string(to));
+  return {};
+}
+
+}  // namespace volfs::engine

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/engine/graph.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+
+namespace volfs::engine {
+
+std::string_view to_string(Kind kind) {
+  switch (kind) {
+    case Kind::image:
+      return "image";
+    case Kind::array:
+      return "array";
+    case Kind::map:
+      return "map";
+    case Kind::snapshot:
+      return "snapshot";
+    case Kind::logical_volume:
+      return "lv";
+  }
+  return "?";
+}
+
+Graph::~Graph() {
+  // From the top: a device may speak to those below while it goes.
+  auto all = nodes();
+  std::reverse(all.begin(), all.end());
+  for (Node* node : all) node->device.reset();
+}
+
+Result<Node*> Graph::add(std::string name, Kind kind, std::unique_ptr<BlockDevice> device) {
+  const std::lock_guard lock(mutex_);
+  if (nodes_.contains(name))
+    return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
+  auto node = std::make_unique<Node>();
+  node->name = name;
+  node->kind = kind;
+  node->device = std::move(device);
+  node->serial = next_serial_++;
+  Node* raw = node.get();
+  by_device_[raw->device.get()] = raw;
+  nodes_.emplace(std::move(name), std::move(node));
+  return raw;
+}
+
+Graph::Pin::~Pin() {
+  if (!node_) return;
+  const std::lock_guard lock(graph_.mutex_);
+  --node_->pins;
+}
+
+Result<Graph::Pin> Graph::pin(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = nodes_.find(name);
+  if (it == nodes_.end()) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+  ++it->second->pins;
+  return Pin(*this, *it->second);
+}
+
+Node* Graph::find(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = nodes_.find(name);
+  return it == nodes_.end() ? nullptr : it->second.get();
+}
+
+Node* Graph::find(const BlockDevice& device) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = by_device_.find(&device);
+  return it == by_device_.end() ? nullptr : it->second;
+}
+
+std::vector<std::string> Graph::users_locked(const BlockDevice& device) const {
+  std::vector<const Node*> found;
+  for (const auto& [name, node] : nodes_) {
+    bool uses = false;
+    node->device->for_each_below([&](BlockDevice& below) { uses |= &below == &device; });
+    if (uses) found.push_back(node.get());
+  }
+  std::ranges::sort(found, {}, &Node::serial);
+  std::vector<std::string> names;
+  for (const Node* node : found) names.push_back(node->name);
+  return names;
+}
+
+std::vector<std::string> Graph::users(const BlockDevice& device) const {
+  const std::lock_guard lock(mutex_);
+  return users_locked(device);
+}
+
+Status Graph::remove(std::string_view name) {
+  std::unique_ptr<Node> gone;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = nodes_.find(name);
+    if (it == nodes_.end())
+      return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+    if (const auto names = users_locked(*it->second->device); !names.empty())
+      return fail(
+          Error::make(EBUSY, fmt::format("{}: in use by {}", name, fmt::join(names, ", "))));
+    if (it->second->pins > 0)
+      return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", name)));
+    gone = std::move(it->second);
+    by_device_.erase(gone->device.get());
+    nodes_.erase(it);
+  }
+  return {};
+}
+
+Status Graph::rename(std::string_view from, std::string_view to) {
+  const std::lock_guard lock(mutex_);
+  const auto it = nodes_.find(from);
+  if (it == nodes_.end()) return fail(Error::make(ENOENT, fmt::format("{}: no such device", from)));
+  if (nodes_.contains(to))
+    return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", to)));
+  auto handle = nodes_.extract(it);
+  handle.key() = to;
+  handle.mapped()->name = to;
+  nodes_.insert(std::move(handle));
+  return {};
+}
+
+std::vector<Node*> Graph::nodes() const {
+  const std::lock_guard lock(mutex_);
+  return nodes_locked();
+}
+
+// Depth first from every node, the oldest first: a live table may stand on a device that is
+// younger than itself.
+std::vector<Node*> Graph::nodes_locked() const {
+  std::vector<Node*> by_age, all;
+  for (const auto& [name, node] : nodes_) by_age.push_back(node.get());
+  std::ranges::sort(by_age, {}, &Node::serial);
+  std::set<const BlockDevice*> visited;
+  const std::function<void(BlockDevice&)> visit = [&](BlockDevice& device) {
+    if (!visited.insert(&device).second) return;
+    device.for_each_below(visit);
+    if (const auto it = by_device_.find(&device); it != by_device_.end()) all.push_back(it->second);
+  };
+  for (Node* node : by_age) visit(*node->device);
+  return all;
+}
+
+}  // namespace volfs::engine
