@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Requests on maps: what dmsetup does.
+#include <array>
+
+#include "requests.h"
+#include "volfs/dm/mapped_device.h"
+
+namespace volfs::control {
+namespace {
+
+using nlohmann::json;
+
+Result<json> create(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
+  VOLFS_TRY_ASSIGN(const std::string uuid, fields.text_or("uuid", ""));
+  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY(context.engine.map_create(name, table, uuid, read_only));
+  return json();
+}
+
+Result<json> load(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
+  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY(context.engine.map_load(name, table, read_only));
+  return json();
+}
+
+Result<json> clear(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY(context.engine.map_clear(name));
+  return json();
+}
+
+Result<json> suspend(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const bool flush, fields.flag_or("flush", true));
+  VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
+  if (timeout_ms > 86400000) return fail_invalid("'timeout_ms' is more than a day");
+  VOLFS_TRY(context.engine.map_suspend(name, flush, std::chrono::milliseconds(timeout_ms)));
+  return json();
+}
+
+Result<json> resume(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY(context.engine.map_resume(name));
+  return json();
+}
+
+Result<json> message(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const uint64_t sector, fields.number_or("sector", 0));
+  VOLFS_TRY_ASSIGN(const std::string text, fields.text("message"));
+  VOLFS_TRY_ASSIGN(const std::string answer, context.engine.map_message(name, sector, text));
+  return json(answer);
+}
+
+Result<json> remove(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY(context.engine.map_remove(name));
+  return json();
+}
+
+Result<json> rename(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const std::string to, fields.text("to"));
+  VOLFS_TRY(context.engine.map_rename(name, to));
+  return json();
+}
+
+// The rows of one map's table or status.
+template <std::string (dm::MappedDevice::*rows)(dm::MappedDevice::Which) const>
+Result<json> print(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const bool inactive, fields.flag_or("inactive", false));
+  const auto which = inactive ? dm::MappedDevice::Which::inactive : dm::MappedDevice::Which::active;
+  json text;
+  VOLFS_TRY(context.engine.with_map(
+      name, [&](const dm::MappedDevice& map) { text = (map.*rows)(which); }));
+  return text;
+}
+
+constexpr std::array requests{
+    RequestType{"map.create", "map,table,uuid,readonly", create},
+    RequestType{"map.load", "map,table,readonly", load},
+    RequestType{"map.clear", "map", clear},
+    RequestType{"map.suspend", "map,flush,timeout_ms", suspend},
+    RequestType{"map.resume", "map", resume},
+    RequestType{"map.message", "map,sector,message", message},
+    RequestType{"map.remove", "map", remove},
+    RequestType{"map.rename", "map,to", rename},
+    RequestType{"map.table", "map,inactive", print<&dm::MappedDevice::table>},
+    RequestType{"map.status", "map,inactive", print<&dm::MappedDevice::status>},
+};
+
+}  // namespace
+
+std::span<const RequestType> map_requests() {
+  return requests;
+}
+
+}  // namespace volfs::control

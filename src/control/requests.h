@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The requests there are, in one list.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string_view>
+
+#include "volfs/control/control.h"
+#include "volfs/error.h"
+
+namespace volfs::control {
+
+// A request's fields, read with checks: each function tells what is missing or of a wrong type.
+class Fields {
+ public:
+  explicit Fields(const nlohmann::json& object) : object_(object) {}
+  Result<std::string> text(const char* key) const;
+  Result<std::string> text_or(const char* key, std::string_view otherwise) const;
+  Result<bool> flag_or(const char* key, bool otherwise) const;
+  Result<uint64_t> number(const char* key) const;
+  Result<uint64_t> number_or(const char* key, uint64_t otherwise) const;
+
+ private:
+  const nlohmann::json& object_;
+};
+
+struct RequestContext {
+  engine::Engine& engine;
+  const Host& host;
+};
+
+struct RequestType {
+  std::string_view name;
+  // The keys it knows besides "request", comma-separated: others are refused.
+  std::string_view keys;
+  Result<nlohmann::json> (*run)(const RequestContext& context, const Fields& fields);
+};
+
+std::span<const RequestType> map_requests();
+std::span<const RequestType> mount_requests();
+
+nlohmann::json status_of(engine::Engine& engine, const Host& host);
+
+}  // namespace volfs::control
