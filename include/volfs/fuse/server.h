@@ -24,7 +24,7 @@ struct Options {
   std::string source = "volfs";      // what /proc/mounts shows as the device
   std::vector<std::string> options;  // for the kernel and fusermount3: "allow_other", "ro", ...
   bool read_only = false;
-  unsigned threads = 0;         // that serve requests; 0: chosen by the number of CPUs
+  unsigned threads = 0;  // that serve requests; 0: chosen by the number of CPUs
   unsigned max_background = 64;
   bool writeback_cache = false;
   bool direct_io = false;  // every open bypasses the page cache (no mmap shared)

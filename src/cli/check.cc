@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs check: says what a definition means and whether it can be mounted; touches nothing.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "definition_file.h"
+#include "tree.h"
+#include "volfs/control/control.h"
+#include "volfs/engine/create.h"
+#include "volfs/engine/engine.h"
+#include "volfs/units.h"
+
+namespace volfs::cli {
+namespace {
+
+void check(const std::string& path, Session& session) {
+  const auto definition = load_definition(path);
+  if (!definition) {
+    fmt::print(stderr, "{}", definition.error());
+    session.status = exit_usage;
+    return;
+  }
+  const std::string directory = directory_of(path);
+  const auto missing = engine::missing_images(*definition, directory);
+  if (!missing.empty()) {
+    // What depends on the sizes of disks cannot be told before they are there.
+    if (session.json) {
+      fmt::print("{}\n", nlohmann::json{{"missing", missing}}.dump(2));
+      return;
+    }
+    fmt::print("{}: a valid definition; `volfs create` makes what is missing:\n", path);
+    for (const std::string& image : missing) fmt::print("  {}\n", image);
+    return;
+  }
+  engine::AssembleOptions options;
+  options.directory = directory;
+  options.read_only = true;
+  options.probe = true;
+  const auto engine = engine::Engine::assemble(*definition, options);
+  if (!engine) {
+    fmt::print(stderr, "{}", engine.error().to_string());
+    session.status = exit_usage;
+    return;
+  }
+  const std::string status = control::Control(**engine, {}).status_json();
+  if (session.json)
+    fmt::print("{}", status);
+  else
+    print_tree(nlohmann::json::parse(status));
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, Session& session) {
+  auto path = std::make_shared<std::string>();
+  auto* command =
+      app.add_subcommand("check", "check a definition and show its tree; touch nothing");
+  command->add_option("DEFINITION", *path)->required();
+  add_json_option(*command, session);
+  set_examples(*command, "  volfs check lab.yaml\n");
+  command->callback([path, &session] { check(*path, session); });
+}
+
+}  // namespace volfs::cli

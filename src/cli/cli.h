@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the subcommands share. Each one lives in a file of its own: it adds itself to the program,
+// and when it is chosen parses, calls and prints.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <string_view>
+
+#include "volfs/error.h"
+
+namespace volfs::cli {
+
+// Exit statuses of the program.
+inline constexpr int exit_done = 0;
+inline constexpr int exit_failed = 1;
+inline constexpr int exit_usage = 2;  // bad usage or a bad definition
+
+// What the chosen subcommand leaves behind for main().
+struct Session {
+  int status = exit_done;
+  bool json = false;
+  int verbosity = 0;
+
+  // "volfs: TEXT" to standard error, and the exit status of a failure.
+  void fail(const Error& error, int exit_status = exit_failed);
+  void fail(std::string_view text, int exit_status = exit_failed);
+};
+
+// Adds --json to a command.
+void add_json_option(CLI::App& command, Session& session);
+// A footer of examples for --help.
+void set_examples(CLI::App& command, std::string_view examples);
+// Whether the person at the terminal says yes; false without asking if there is no terminal.
+bool confirmed(std::string_view question);
+
+void add_mount(CLI::App& app, Session& session);
+void add_umount(CLI::App& app, Session& session);
+void add_check(CLI::App& app, Session& session);
+void add_create(CLI::App& app, Session& session);
+void add_status(CLI::App& app, Session& session);
+void add_map(CLI::App& app, Session& session);
+
+// The program under the names mount.volfs and mount.fuse.volfs, with mount(8)'s arguments and
+// exit statuses.
+int mount_helper(int argc, char** argv);
+
+}  // namespace volfs::cli

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "client.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+namespace volfs::cli {
+namespace {
+
+Error dead(const std::string& path) {
+  return Error::make(ENOTCONN, fmt::format("{}: a mount whose daemon has ended; `volfs umount {}` "
+                                           "removes it",
+                                           path, path));
+}
+
+// PATH without "." and "//", absolute; symbolic links and ".." of its directories resolved. The
+// last component need not exist.
+Result<std::string> normalised(const std::string& path) {
+  if (char* whole = realpath(path.c_str(), nullptr)) {
+    std::string result(whole);
+    free(whole);
+    return result;
+  }
+  const int error = errno;
+  if (error == ENOTCONN) return fail(dead(path));
+  const size_t slash = path.find_last_of('/');
+  const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  char* directory = error == ENOENT && parent != path ? realpath(parent.c_str(), nullptr) : nullptr;
+  if (!directory) return fail_sys(error, path);
+  std::string result(directory);
+  free(directory);
+  if (result != "/") result += '/';
+  return result + path.substr(slash == std::string::npos ? 0 : slash + 1);
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+Result<std::string> converse(const std::string& control, const std::string& text) {
+  const Descriptor file(open(control.c_str(), O_RDWR | O_CLOEXEC));
+  if (file.get() < 0) return fail_sys(errno, control);
+  ssize_t done = write(file.get(), text.data(), text.size());
+  if (done < 0) return fail_sys(errno, control);
+  if (static_cast<size_t>(done) != text.size())
+    return fail(Error::make(EMSGSIZE, fmt::format("{}: the request is too long", control)));
+  std::string reply;
+  char buffer[65536];
+  while ((done = pread(file.get(), buffer, sizeof buffer, static_cast<off_t>(reply.size()))) > 0)
+    reply.append(buffer, static_cast<size_t>(done));
+  if (done < 0) return fail_sys(errno, control);
+  return reply;
+}
+
+}  // namespace
+
+Result<Target> find_target(const std::string& path) {
+  VOLFS_TRY_ASSIGN(const std::string whole, normalised(path));
+  std::string mountpoint = whole;
+  while (true) {
+    struct stat status{};
+    const std::string control = (mountpoint == "/" ? "" : mountpoint) + "/.volfs/control";
+    if (stat(control.c_str(), &status) == 0) break;
+    if (errno == ENOTCONN) return fail(dead(mountpoint));
+    if (errno == EACCES) return fail_sys(EACCES, control);
+    const size_t slash = mountpoint.find_last_of('/');
+    if (slash == std::string::npos || mountpoint == "/")
+      return fail(Error::make(ENOENT, fmt::format("{}: not on a volfs mount", path)));
+    mountpoint.resize(slash == 0 ? 1 : slash);
+  }
+  std::string volume = whole.substr(std::min(mountpoint.size(), whole.size()));
+  if (volume.starts_with('/')) volume.erase(0, 1);
+  return Target{mountpoint, volume};
+}
+
+Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body) {
+  const std::string control = mountpoint + "/.volfs/control";
+  VOLFS_TRY_ASSIGN(const std::string text, converse(control, body.dump()));
+  const auto reply = nlohmann::json::parse(text, nullptr, false);
+  if (!reply.is_object() || !reply.contains("ok"))
+    return fail(
+        Error::make(EPROTO, fmt::format("{}: not a reply: '{}'", control, text.substr(0, 200))));
+  if (reply["ok"] == true) return reply.value("result", nlohmann::json());
+  const auto error = reply.value("error", nlohmann::json::object());
+  return fail(Error::make(error.value("errno", EIO), error.value("message", "unknown error")));
+}
+
+}  // namespace volfs::cli

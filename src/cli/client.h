@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The commands' way to a running mount: its control file.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "volfs/error.h"
+
+namespace volfs::cli {
+
+// What a path on a command line names: the mount and, below it, a volume ("vg0/root"; empty: the
+// mount itself).
+struct Target {
+  std::string mountpoint;
+  std::string volume;
+};
+// Finds the mount a path lies in; the volume need not exist. ENOENT: no volfs mount there;
+// ENOTCONN: a mount whose daemon has died.
+Result<Target> find_target(const std::string& path);
+
+// Sends one request to the mount's control file and waits for its reply: the "result" of a good
+// one, or the error it tells, with its errno.
+Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body);
+
+}  // namespace volfs::cli

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs create: makes what a definition describes and is missing.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "definition_file.h"
+#include "volfs/engine/create.h"
+
+namespace volfs::cli {
+namespace {
+
+struct Arguments {
+  std::string path;
+  bool dry_run = false, force = false;
+};
+
+void create(const Arguments& arguments, Session& session) {
+  const auto definition = load_definition(arguments.path);
+  if (!definition) {
+    fmt::print(stderr, "{}", definition.error());
+    session.status = exit_usage;
+    return;
+  }
+  const auto plan = engine::plan_creation(
+      *definition, {.directory = directory_of(arguments.path), .force = arguments.force});
+  if (!plan) {
+    fmt::print(stderr, "{}", plan.error().to_string());
+    session.status = exit_failed;
+    return;
+  }
+  nlohmann::json done = nlohmann::json::array();
+  for (const engine::CreateStep& step : *plan) {
+    if (!arguments.dry_run) {
+      if (auto made = step.run(); !made) return session.fail(made.error());
+    }
+    if (session.json)
+      done.push_back(step.text);
+    else
+      fmt::print("{}{}\n", arguments.dry_run ? "would " : "", step.text);
+  }
+  if (session.json)
+    fmt::print("{}\n", nlohmann::json{{"dry_run", arguments.dry_run}, {"steps", done}}.dump(2));
+  else if (plan->empty())
+    fmt::print("nothing to do\n");
+}
+
+}  // namespace
+
+void add_create(CLI::App& app, Session& session) {
+  auto arguments = std::make_shared<Arguments>();
+  auto* command =
+      app.add_subcommand("create", "make the images of a definition and what belongs on them");
+  command->add_option("DEFINITION", arguments->path)->required();
+  command->add_flag("-n,--dry-run", arguments->dry_run, "print what would be done, and do nothing");
+  command->add_flag("--force", arguments->force, "overwrite devices that hold something");
+  add_json_option(*command, session);
+  set_examples(*command,
+               "  volfs create lab.yaml --dry-run\n"
+               "  volfs create lab.yaml\n");
+  command->callback([arguments, &session] { create(*arguments, session); });
+}
+
+}  // namespace volfs::cli

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "daemon.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+
+#include "accounts.h"
+#include "cli.h"
+#include "definition_file.h"
+#include "notify.h"
+#include "volfs/control/control.h"
+#include "volfs/engine/engine.h"
+#include "volfs/fuse/server.h"
+#include "volfs/log.h"
+#include "volfs/sync.h"
+
+namespace volfs::cli {
+namespace {
+
+void say(std::string_view text) {
+  fmt::print(stderr, "volfs: {}\n", text);
+}
+
+// The signals that end a mount, taken by a thread of their own: they are blocked everywhere else.
+class SignalThread {
+ public:
+  static void block() {
+    const sigset_t set = signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  }
+  explicit SignalThread(fuse::Server& server) {
+    auto thread = Thread::start("signals", [&server] {
+      const sigset_t set = signals();
+      int signal = 0;
+      while (sigwait(&set, &signal) == 0 && signal != SIGUSR1)
+        if (signal != SIGHUP) server.stop();
+    });
+    if (thread)
+      thread_ = std::move(*thread);
+    else
+      log_warning("{}; signals are not handled", thread.error().text());
+  }
+  ~SignalThread() {
+    if (thread_.joinable()) kill(getpid(), SIGUSR1);
+  }
+
+ private:
+  static sigset_t signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, signal);
+    return set;
+  }
+  Thread thread_;
+};
+
+// The pipe over which the daemon tells whoever started it how that went: one byte, the exit
+// status. Nothing at all means that it died.
+class Launch {
+ public:
+  void tell(int status) {
+    if (fd_ < 0) return;
+    const auto byte = static_cast<unsigned char>(status);
+    if (write(fd_, &byte, 1) != 1) log_warning("nobody waits for the mount any more");
+    close(fd_);
+    fd_ = -1;
+  }
+  void set(int fd) { fd_ = fd; }
+  bool detached() const { return detached_; }
+  void detach() { detached_ = true; }
+
+ private:
+  int fd_ = -1;
+  bool detached_ = false;
+};
+
+// Leaves the terminal: messages go to the system's log from here on.
+void leave_terminal() {
+  log_to(LogSink::syslog);
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (null >= 0) dup2(null, fd);
+  if (null > STDERR_FILENO) close(null);
+  if (chdir("/") != 0) log_warning("chdir /: {}", strerror(errno));
+}
+
+fuse::Options server_options(const MountRequest& request, const engine::Engine& engine) {
+  fuse::Options options;
+  options.mountpoint = request.mountpoint;
+  options.source = request.sources.front();
+  options.options = request.options.for_kernel;
+  options.read_only = engine.read_only();
+  options.threads = request.options.threads;
+  if (request.options.max_background != 0) options.max_background = request.options.max_background;
+  options.writeback_cache = request.options.writeback_cache;
+  options.direct_io = request.options.direct_io;
+  options.debug = request.options.debug;
+  return options;
+}
+
+void add_info_files(fuse::Server& server, const control::Control& control) {
+  const std::array<std::pair<const char*, std::string (control::Control::*)() const>, 4> files{
+      {{"mdstat", &control::Control::mdstat},
+       {"table", &control::Control::table},
+       {"status", &control::Control::status},
+       {"status.json", &control::Control::status_json}}};
+  for (const auto& [name, content] : files)
+    server.add_info_file(
+        {name, [&control, make = content]() -> Result<std::string> { return (control.*make)(); }});
+}
+
+Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
+  engine::AssembleOptions options;
+  options.directory = directory_of(request.sources.front());
+  options.read_only = request.options.read_only;
+  options.hidden = request.options.hidden;
+  options.force = request.options.force;
+  options.mode = request.options.mode;
+  if (request.options.owner) {
+    VOLFS_TRY_ASSIGN(options.owner, user_number(*request.options.owner));
+  }
+  if (request.options.group) {
+    VOLFS_TRY_ASSIGN(options.group, group_number(*request.options.group));
+  }
+  return options;
+}
+
+// The daemon: assembles, mounts, serves to the end. The exit status.
+int serve(const MountRequest& request, const config::Definition& definition, Launch& launch) {
+  const auto options = assemble_options(request);
+  if (!options) {
+    say(options.error().text());
+    return exit_usage;
+  }
+  SignalThread::block();
+  auto engine = engine::Engine::assemble(definition, *options);
+  if (!engine) {
+    fmt::print(stderr, "{}", engine.error().to_string());
+    return exit_failed;
+  }
+  auto server = fuse::Server::mount((*engine)->catalog(), server_options(request, **engine));
+  if (!server) {
+    say(server.error().text());
+    return exit_failed;
+  }
+  // Whoever unmounts reads the last word here, when the process has ended.
+  const int report = memfd_create("volfs-report", MFD_CLOEXEC);
+  control::Control control(**engine, {request.mountpoint, "threads", report});
+  add_info_files(**server, control);
+  (*server)->set_control([&control](const std::string& text) { return control.handle(text); });
+  Status served;
+  {
+    const SignalThread signals(**server);
+    served = (*server)->serve([&] {
+      if (launch.detached()) leave_terminal();
+      notify_service_manager("READY=1");
+      launch.tell(exit_done);
+    });
+  }
+  notify_service_manager("STOPPING=1");
+  server->reset();
+  Status closed = (*engine)->close();
+  if (!served) log_error("{}", served.error().text());
+  if (!closed) log_error("the last flush failed: {}", closed.error().text());
+  const Status& last = closed ? served : closed;
+  const std::string word = last ? "ok" : last.error().text();
+  if (report >= 0 && write(report, word.data(), word.size()) < 0)
+    log_warning("report: {}", strerror(errno));
+  return last ? exit_done : exit_failed;
+}
+
+// Waits until the daemon says how the mount went.
+int wait_for_launch(pid_t child, int fd) {
+  unsigned char status = exit_failed;
+  ssize_t got = 0;
+  while ((got = read(fd, &status, 1)) < 0 && errno == EINTR) {
+  }
+  close(fd);
+  if (got == 1) return status;
+  int how = 0;
+  while (waitpid(child, &how, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(how)) return WEXITSTATUS(how) == exit_done ? exit_failed : WEXITSTATUS(how);
+  say(fmt::format("the daemon was killed by signal {} ({}) before it had mounted", WTERMSIG(how),
+                  strsignal(WTERMSIG(how))));
+  return exit_failed;
+}
+
+}  // namespace
+
+int mount_volumes(const MountRequest& original) {
+  MountRequest request = original;
+  // The daemon changes its directory.
+  if (char* whole = realpath(request.mountpoint.c_str(), nullptr)) {
+    request.mountpoint = whole;
+    free(whole);
+  }
+  const auto definition = load_sources(request.sources);
+  if (!definition) {
+    fmt::print(stderr, "{}", definition.error());
+    return exit_usage;
+  }
+  if (request.verbosity > 1 || request.options.debug) log_level(LogLevel::debug);
+  Launch launch;
+  if (request.foreground) {
+    if (under_service_manager()) log_to(LogSink::journal);
+    return serve(request, *definition, launch);
+  }
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) {
+    say(fmt::format("pipe: {}", strerror(errno)));
+    return exit_failed;
+  }
+  // No thread runs yet, so the child may do anything.
+  const pid_t child = fork();
+  if (child < 0) {
+    say(fmt::format("fork: {}", strerror(errno)));
+    return exit_failed;
+  }
+  if (child > 0) {
+    close(ends[1]);
+    return wait_for_launch(child, ends[0]);
+  }
+  close(ends[0]);
+  setsid();
+  launch.set(ends[1]);
+  launch.detach();
+  const int status = serve(request, *definition, launch);
+  launch.tell(status);
+  fflush(nullptr);
+  // Destructors of the parent's copies are its own affair.
+  _exit(status);
+}
+
+}  // namespace volfs::cli

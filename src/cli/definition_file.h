@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Reading definitions for the commands that take one.
+#pragma once
+
+#include <expected>
+#include <string>
+#include <vector>
+
+#include "volfs/config/definition.h"
+
+namespace volfs::cli {
+
+// Whether a source is a definition, by its name: .yaml or .yml.
+bool is_definition(const std::string& path);
+// The directory that the relative paths of a definition start at, absolute.
+std::string directory_of(const std::string& path);
+// Reads and checks a definition, tables of maps included. The error is text to print: all that is
+// wrong, one line each.
+std::expected<config::Definition, std::string> load_definition(const std::string& path);
+// The same for what `volfs mount` takes: one definition, or images.
+std::expected<config::Definition, std::string> load_sources(
+    const std::vector<std::string>& sources);
+
+}  // namespace volfs::cli

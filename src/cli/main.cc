@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+#include "cli.h"
+#include "volfs/log.h"
+
+namespace volfs::cli {
+
+void Session::fail(std::string_view text, int exit_status) {
+  fmt::print(stderr, "volfs: {}\n", text);
+  status = exit_status;
+}
+void Session::fail(const Error& error, int exit_status) {
+  fail(error.text(), exit_status);
+}
+
+void add_json_option(CLI::App& command, Session& session) {
+  command.add_flag("--json", session.json, "print JSON");
+}
+
+void set_examples(CLI::App& command, std::string_view examples) {
+  command.footer(fmt::format("Examples:\n{}", examples));
+}
+
+bool confirmed(std::string_view question) {
+  if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) return false;
+  fmt::print(stderr, "{} [y/N] ", question);
+  std::string answer;
+  return std::getline(std::cin, answer) && (answer == "y" || answer == "Y" || answer == "yes");
+}
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app{"volfs: LVM, device-mapper and MD RAID volumes of disk images as files", "volfs"};
+  Session session;
+  app.set_version_flag("--version", "volfs " VOLFS_VERSION);
+  app.add_flag("-v,--verbose", session.verbosity, "say more; twice for debugging");
+  app.require_subcommand(1);
+  app.fallthrough();
+  set_examples(app,
+               "  volfs mount lab.yaml /mnt        mount what a definition describes\n"
+               "  volfs umount /mnt                unmount; all is on disk at return\n"
+               "  volfs check lab.yaml             say what a definition means, touch nothing\n"
+               "  volfs create lab.yaml            make the images and what belongs on them\n");
+  app.parse_complete_callback([&] {
+    if (session.verbosity > 1) log_level(LogLevel::debug);
+  });
+  add_mount(app, session);
+  add_umount(app, session);
+  add_check(app, session);
+  add_create(app, session);
+  add_status(app, session);
+  add_map(app, session);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // --help and --version come this way too, with status 0.
+    return app.exit(error) == 0 ? exit_done : exit_usage;
+  }
+  if (std::fflush(stdout) != 0) session.fail("standard output: write failed");
+  return session.status;
+}
+
+}  // namespace
+}  // namespace volfs::cli
+
+int main(int argc, char** argv) {
+  const std::string name = argc > 0 ? argv[0] : "";
+  const std::string base = name.substr(name.find_last_of('/') + 1);
+  if (base.starts_with("mount.")) return volfs::cli::mount_helper(argc, argv);
+  return volfs::cli::run(argc, argv);
+}

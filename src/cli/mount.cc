@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs mount, and the same as mount(8)'s helper.
+#include <fmt/format.h>
+#include <getopt.h>
+
+#include <memory>
+
+#include "cli.h"
+#include "daemon.h"
+#include "volfs/log.h"
+
+namespace volfs::cli {
+namespace {
+
+// mount(8)'s exit statuses.
+constexpr int mount_usage = 1, mount_failure = 32;
+
+constexpr const char* helper_usage =
+    "Usage: mount.volfs SOURCE DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]\n"
+    "Called by mount(8) for the types volfs and fuse.volfs; see mount.volfs(8).\n";
+
+}  // namespace
+
+void add_mount(CLI::App& app, Session& session) {
+  struct Arguments {
+    std::vector<std::string> paths, options;
+    bool foreground = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  auto* command = app.add_subcommand("mount", "mount the volumes of a definition as files");
+  command->add_option("SOURCE... MOUNTPOINT", arguments->paths, "a definition, and a directory")
+      ->required()
+      ->expected(2, -1);
+  command->add_option("-o", arguments->options, "mount options, as ro,allow_other")
+      ->allow_extra_args(false);
+  command->add_flag("-f,--foreground", arguments->foreground, "stay in the foreground");
+  set_examples(*command,
+               "  volfs mount lab.yaml /mnt\n"
+               "  volfs mount lab.yaml /mnt -o ro,allow_other\n"
+               "  volfs mount -f lab.yaml /mnt     (messages on standard error, Ctrl-C unmounts)\n"
+               "  mount -t volfs lab.yaml /mnt     (through mount.volfs)\n");
+  command->callback([arguments, &session] {
+    MountRequest request;
+    request.sources = arguments->paths;
+    request.mountpoint = request.sources.back();
+    request.sources.pop_back();
+    request.foreground = arguments->foreground;
+    request.verbosity = session.verbosity;
+    for (const std::string& text : arguments->options)
+      if (auto parsed = parse_mount_options(text, request.options); !parsed)
+        return session.fail(parsed.error(), exit_usage);
+    session.status = mount_volumes(request);
+  });
+}
+
+int mount_helper(int argc, char** argv) {
+  const auto usage = [](const char* text) {
+    fmt::print(stderr, "{}", text);
+    return mount_usage;
+  };
+  MountRequest request;
+  bool fake = false, sloppy = false;
+  std::vector<std::string> options;
+  optind = 1;
+  // mount(8) puts the options behind the two names; getopt reorders.
+  for (int c = 0; (c = getopt(argc, argv, "sfnvhVN:t:o:")) != -1;) {
+    switch (c) {
+      case 's':
+        sloppy = true;
+        break;
+      case 'f':
+        fake = true;
+        break;
+      case 'n':
+        break;  // there is no mtab to leave alone
+      case 'v':
+        ++request.verbosity;
+        break;
+      case 'N':
+      case 't':
+        break;
+      case 'o':
+        options.emplace_back(optarg);
+        break;
+      case 'V':
+        fmt::print("mount.volfs {}\n", VOLFS_VERSION);
+        return 0;
+      case 'h':
+        fmt::print("{}", helper_usage);
+        return 0;
+      default:
+        return usage(helper_usage);
+    }
+  }
+  if (argc - optind != 2) return usage(helper_usage);
+  request.sources = {argv[optind]};
+  request.mountpoint = argv[optind + 1];
+  for (const std::string& text : options) {
+    if (auto parsed = parse_mount_options(text, request.options, sloppy); !parsed) {
+      fmt::print(stderr, "mount.volfs: {}\n", parsed.error().text());
+      return mount_usage;
+    }
+  }
+  if (fake) return 0;
+  switch (mount_volumes(request)) {
+    case exit_done:
+      return 0;
+    case exit_usage:
+      return mount_usage;
+    default:
+      return mount_failure;
+  }
+}
+
+}  // namespace volfs::cli

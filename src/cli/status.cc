@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs status, tree and where: looking at a mount.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "client.h"
+#include "tree.h"
+#include "volfs/units.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+void print_status(const json& status) {
+  size_t width = 4;
+  for (const json& device : status["devices"])
+    width = std::max(width, device.value("name", "").size());
+  fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", "NAME", width, "KIND", "SIZE", "STATE");
+  for (const json& device : status["devices"])
+    fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", device.value("name", ""), width,
+               device.value("kind", ""), format_size_rounded(device.value("size", uint64_t{0})),
+               state_of(device));
+}
+
+void print_where(const json& where) {
+  for (const json& extent : where["extents"]) {
+    fmt::print("{} {} {}", extent.value("offset", uint64_t{0}), extent.value("length", uint64_t{0}),
+               extent.value("kind", ""));
+    if (extent.contains("device"))
+      fmt::print(" {} {}", extent.value("device", ""), extent.value("device_offset", uint64_t{0}));
+    fmt::print("\n");
+  }
+}
+
+// Asks the mount that PATH lies in, and prints the answer.
+void ask(Session& session, const std::string& path, json body,
+         const std::function<void(const json&)>& print) {
+  const auto target = find_target(path);
+  if (!target) return session.fail(target.error());
+  if (body.contains("volume")) body["volume"] = target->volume;
+  const auto answer = request(target->mountpoint, body);
+  if (!answer) return session.fail(answer.error());
+  if (session.json)
+    fmt::print("{}\n", answer->dump(2));
+  else
+    print(*answer);
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Session& session) {
+  auto path = std::make_shared<std::string>();
+  auto* status = app.add_subcommand("status", "list the devices of a mount");
+  status->add_option("MOUNTPOINT", *path)->required();
+  add_json_option(*status, session);
+  set_examples(*status, "  volfs status /mnt\n  volfs status /mnt --json\n");
+  status->callback(
+      [path, &session] { ask(session, *path, {{"request", "status"}}, print_status); });
+
+  auto* tree = app.add_subcommand("tree", "show what stands on what, as lsblk");
+  tree->add_option("MOUNTPOINT", *path)->required();
+  add_json_option(*tree, session);
+  set_examples(*tree, "  volfs tree /mnt\n");
+  tree->callback([path, &session] { ask(session, *path, {{"request", "status"}}, print_tree); });
+
+  struct Range {
+    std::string offset, length = "1";
+  };
+  auto range = std::make_shared<Range>();
+  auto* where = app.add_subcommand("where", "tell which image bytes back those of a volume");
+  where->add_option("VOLUME", *path, "a volume's file, as /mnt/vg0/root")->required();
+  where->add_option("OFFSET", range->offset, "a size, as 4096, 1MiB or 8s")->required();
+  where->add_option("LENGTH", range->length, "a size")->capture_default_str();
+  add_json_option(*where, session);
+  set_examples(*where,
+               "  volfs where /mnt/scratch 1MiB\n"
+               "  volfs where /mnt/scratch 0 1GiB      (offset length kind device offset)\n");
+  where->callback([path, range, &session] {
+    const auto offset = parse_size(range->offset), length = parse_size(range->length);
+    if (!offset) return session.fail(offset.error(), exit_usage);
+    if (!length) return session.fail(length.error(), exit_usage);
+    ask(session, *path,
+        {{"request", "where"}, {"volume", ""}, {"offset", *offset}, {"length", *length}},
+        print_where);
+  });
+}
+
+}  // namespace volfs::cli

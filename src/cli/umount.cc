@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs umount: flushes, unmounts, and waits for the daemon's end and its last word.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "client.h"
+#include "unmount.h"
+
+namespace volfs::cli {
+namespace {
+
+// What is known of a mount's daemon before it ends.
+struct Daemon {
+  pid_t pid = 0;
+  int pid_fd = -1;     // readable when it has ended; -1: cannot be waited for
+  int report_fd = -1;  // its last word, once it has ended; -1: may not be read
+};
+
+int open_report(pid_t pid, int fd) {
+  const std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
+  std::array<char, 256> target{};
+  if (readlink(path.c_str(), target.data(), target.size() - 1) < 0) return -1;
+  if (!std::string_view(target.data()).starts_with("/memfd:volfs")) return -1;
+  return open(path.c_str(), O_RDONLY | O_CLOEXEC);
+}
+
+Result<Daemon> find_daemon(const std::string& mountpoint) {
+  VOLFS_TRY_ASSIGN(const auto info, request(mountpoint, {{"request", "mount.info"}}));
+  Daemon daemon;
+  daemon.pid = info.value("pid", 0);
+  daemon.pid_fd = static_cast<int>(syscall(SYS_pidfd_open, daemon.pid, 0));
+  daemon.report_fd = open_report(daemon.pid, info.value("report_fd", -1));
+  return daemon;
+}
+
+Status flush_all(const std::string& mountpoint) {
+  // First what the kernel still holds for the volumes, then the volumes themselves.
+  if (const int fd = open(mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); fd >= 0) {
+    const int result = syncfs(fd);
+    const int error = errno;
+    close(fd);
+    if (result != 0 && error != ENOSYS) return fail_sys(error, mountpoint + ": syncfs");
+  }
+  VOLFS_TRY(request(mountpoint, {{"request", "mount.sync"}}));
+  return {};
+}
+
+Status wait_for_end(const Daemon& daemon) {
+  if (daemon.pid_fd >= 0) {
+    pollfd ended{daemon.pid_fd, POLLIN, 0};
+    while (poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    }
+  }
+  if (daemon.report_fd < 0) return {};
+  std::array<char, 4096> text{};
+  const ssize_t length = pread(daemon.report_fd, text.data(), text.size(), 0);
+  if (length <= 0) return fail(Error::make(EIO, "the daemon ended without a last flush"));
+  const std::string_view word(text.data(), static_cast<size_t>(length));
+  if (word == "ok") return {};
+  return fail(Error::make(EIO, std::string(word)));
+}
+
+Status remove_dead(const std::string& path) {
+  VOLFS_TRY(unmount(path, Detach::yes));
+  fmt::print(stderr, "volfs: {}: removed a mount whose daemon had ended\n", path);
+  return {};
+}
+
+Status umount_command(const std::string& path, bool lazy, bool force) {
+  const auto target = find_target(path);
+  if (!target && target.error().code() == ENOTCONN) return remove_dead(path);
+  if (!target && target.error().code() == EACCES) {
+    // Another user's mount: root may unmount it, but neither look in nor ask its daemon.
+    VOLFS_TRY(unmount(path, lazy ? Detach::yes : Detach::no));
+    fmt::print(stderr, "volfs: {}: unmounted; its daemon cannot be waited for by this user\n",
+               path);
+    return {};
+  }
+  if (!target) return fail(Error(target.error()));
+  if (!target->volume.empty())
+    return fail_invalid(
+        fmt::format("{}: not a mount point; the mount is {}", path, target->mountpoint));
+  auto daemon = find_daemon(target->mountpoint);
+  if (!daemon && daemon.error().code() == ENOTCONN) return remove_dead(path);
+  if (!daemon) return fail(std::move(daemon.error()));
+  if (auto flushed = flush_all(target->mountpoint); !flushed) {
+    if (!force)
+      return fail(Error::make(flushed.error().code(),
+                              flushed.error().text() +
+                                  "; still mounted (--force unmounts and loses what cannot be "
+                                  "written)"));
+    fmt::print(stderr, "volfs: {}\n", flushed.error().text());
+  }
+  VOLFS_TRY(unmount(target->mountpoint, lazy ? Detach::yes : Detach::no));
+  if (lazy) return {};
+  return in(target->mountpoint, wait_for_end(*daemon));
+}
+
+Status run_fusermount(const std::string& mountpoint, Detach detach) {
+  std::string program = "fusermount3", unmount_flag = "-u", quiet = "-q", lazy_flag = "-z",
+              end = "--", path = mountpoint;
+  std::array<char*, 7> arguments{program.data(), unmount_flag.data(), quiet.data(), nullptr};
+  size_t count = 3;
+  if (detach == Detach::yes) arguments[count++] = lazy_flag.data();
+  arguments[count++] = end.data();
+  arguments[count] = path.data();
+  pid_t child = 0;
+  if (const int error =
+          posix_spawnp(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ);
+      error != 0)
+    return fail_sys(error, "fusermount3");
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  // Quiet fusermount3 gives no reason; in use is the one that is left for a mount of our own.
+  return fail(
+      Error::make(EBUSY, fmt::format("{}: cannot be unmounted: in use, or not ours", mountpoint)));
+}
+
+}  // namespace
+
+Status unmount(const std::string& mountpoint, Detach detach) {
+  const int flags = UMOUNT_NOFOLLOW | (detach == Detach::yes ? MNT_DETACH : 0);
+  if (umount2(mountpoint.c_str(), flags) == 0) return {};
+  if (errno == EBUSY)
+    return fail(Error::make(EBUSY, fmt::format("{}: in use: a file is open or a process works in "
+                                               "it",
+                                               mountpoint)));
+  if (errno != EPERM) return fail_sys(errno, mountpoint);
+  return run_fusermount(mountpoint, detach);
+}
+
+void add_umount(CLI::App& app, Session& session) {
+  struct Arguments {
+    std::string path;
+    bool lazy = false, force = false;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  auto* command = app.add_subcommand(
+      "umount", "unmount; at return everything is on disk and the daemon has ended");
+  command->add_option("MOUNTPOINT", arguments->path, "where it is mounted")->required();
+  command->add_flag("-l,--lazy", arguments->lazy, "take it off the tree, end with its last user");
+  command->add_flag("-f,--force", arguments->force, "unmount although data cannot be written");
+  set_examples(*command, "  volfs umount /mnt\n");
+  command->callback([arguments, &session] {
+    if (auto done = umount_command(arguments->path, arguments->lazy, arguments->force); !done)
+      session.fail(done.error());
+  });
+}
+
+}  // namespace volfs::cli
