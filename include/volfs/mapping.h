@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Where the bytes of a range live: what BlockDevice::map answers. A mapping is a list of extents
 // that together cover the range in order, and the leases that keep them true: as long as the
-// mapping lives, no table is swapped and no chunk moved under it.
+// mapping lives, no table is swapped and no chunk moved under it. Discards: any order.
 #pragma once
 
 #include <cstdint>

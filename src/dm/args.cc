@@ -29,12 +29,15 @@ Result<uint64_t> sector_arg(std::string_view what, const std::string& text) {
 
 Result<uint32_t> u32_arg(std::string_view what, const std::string& text, uint32_t least,
                          uint32_t most) {
-  std::string_view digits = text;
-  if (digits.starts_with('+')) digits.remove_prefix(1);
-  const auto value = parse_u64(digits);
+  const auto value = parse_u64(text);
   if (!value || *value < least || *value > most)
     return fail(bad_arg(what, text, fmt::format("a number from {} to {}", least, most)));
   return static_cast<uint32_t>(*value);
+}
+
+Result<uint32_t> signed_u32_arg(std::string_view what, const std::string& text, uint32_t least,
+                                uint32_t most) {
+  return u32_arg(what, text.starts_with('+') ? text.substr(1) : text, least, most);
 }
 
 Result<BlockDevice*> device_arg(const TargetContext& context, const std::string& name) {

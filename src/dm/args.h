@@ -18,9 +18,12 @@ Error bad_count(Args args, std::string_view expected);
 
 // A decimal number of sectors; the result is bytes.
 Result<uint64_t> sector_arg(std::string_view what, const std::string& text);
-// A decimal number, optionally with a '+' in front as the kernel's kstrtouint takes it.
+// A decimal number.
 Result<uint32_t> u32_arg(std::string_view what, const std::string& text, uint32_t least = 0,
                          uint32_t most = std::numeric_limits<uint32_t>::max());
+// The same, optionally with a '+' in front: the kernel's kstrtouint takes it, its sscanf does not.
+Result<uint32_t> signed_u32_arg(std::string_view what, const std::string& text, uint32_t least = 0,
+                                uint32_t most = std::numeric_limits<uint32_t>::max());
 Result<BlockDevice*> device_arg(const TargetContext& context, const std::string& name);
 
 // Case does not matter, as in the kernel's names of features and messages.

@@ -38,7 +38,7 @@ bool split_words(std::string_view line, std::vector<std::string>& words, Stops s
 }
 
 Result<uint64_t> sectors(std::string_view what, const std::string& word) {
-  const auto value = parse_u64(word);
+  const auto value = parse_u64(word.starts_with('+') ? word.substr(1) : word);
   if (!value)
     return fail_invalid(
         fmt::format("{} \"{}\": expected a decimal number of 512-byte sectors", what, word));

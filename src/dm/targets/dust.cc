@@ -240,7 +240,7 @@ Result<std::string> Dust::message(Args args) {
 
 Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
   if (args.size() != 3) return fail(bad_count(args, "<device> <start sector> <block bytes>"));
-  VOLFS_TRY_ASSIGN(const uint32_t block, u32_arg("block bytes", args[2]));
+  VOLFS_TRY_ASSIGN(const uint32_t block, signed_u32_arg("block bytes", args[2]));
   const uint64_t most = std::min(context.length, max_block);
   if (block < sector_size || !is_power_of_two(block) || block > most)
     return fail(

@@ -219,6 +219,7 @@ Status FeatureReader::flag(const std::string& name, bool& set) {
 Status FeatureReader::corrupt() {
   if (words_.size() < 4)
     return fail_invalid("feature corrupt_bio_byte: expected <byte> <r|w> <value> <flags>");
+  if (out_.corrupt_byte > 0) return fail_invalid("feature corrupt_bio_byte: given twice");
   VOLFS_TRY_ASSIGN(out_.corrupt_byte, u32_arg("corrupt_bio_byte: byte", words_[0], 1));
   if (same_word(words_[1], "w"))
     out_.corrupt_writes = true;
@@ -236,6 +237,7 @@ Status FeatureReader::random(const std::string& name, uint32_t& probability) {
   if (words_.empty())
     return fail_invalid(
         fmt::format("feature {}: expected a number of requests in {}", name, probability_base));
+  if (probability > 0) return fail_invalid(fmt::format("feature {}: given twice", name));
   VOLFS_TRY_ASSIGN(probability, u32_arg(name, words_[0], 0, probability_base));
   words_ = words_.subspan(1);
   return {};

@@ -100,8 +100,8 @@ std::string Striped::status_params() const {
 Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
   if (args.size() < 2)
     return fail(bad_count(args, "<stripes> <chunk sectors> (<device> <start sector>)..."));
-  VOLFS_TRY_ASSIGN(const uint32_t count, u32_arg("number of stripes", args[0], 1));
-  VOLFS_TRY_ASSIGN(const uint32_t chunk_sectors, u32_arg("chunk sectors", args[1], 1));
+  VOLFS_TRY_ASSIGN(const uint32_t count, signed_u32_arg("number of stripes", args[0], 1));
+  VOLFS_TRY_ASSIGN(const uint32_t chunk_sectors, signed_u32_arg("chunk sectors", args[1], 1));
   const uint64_t sectors = context.length / sector_size;
   if (sectors % count != 0 || sectors / count % chunk_sectors != 0)
     return fail_invalid(fmt::format("{} sectors: expected a multiple of {} stripes of {} sectors",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // unstriped <stripes> <chunk sectors> <stripe> <device> <start sector>: one stripe of a striped
-// device, as a device of its own. The kernel's quirks are kept: the chunk must be a power of two,
-// the number of the stripe may equal their count, and the device's size is checked as if the
-// target were linear; what lies beyond its end fails.
+// device, as a device of its own. The kernel's quirks are kept: the number of the stripe may equal
+// their count, and the device's size is checked as if the target were linear; what lies beyond
+// its end fails.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -60,10 +60,9 @@ class Unstriped final : public Target {
 Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
   if (args.size() != 5)
     return fail(bad_count(args, "<stripes> <chunk sectors> <stripe> <device> <start sector>"));
-  VOLFS_TRY_ASSIGN(const uint32_t stripes, u32_arg("number of stripes", args[0], 1));
-  VOLFS_TRY_ASSIGN(const uint32_t chunk, u32_arg("chunk sectors", args[1], 1));
-  if (!is_power_of_two(chunk)) return fail(bad_arg("chunk sectors", args[1], "a power of two"));
-  VOLFS_TRY_ASSIGN(const uint32_t stripe, u32_arg("stripe", args[2]));
+  VOLFS_TRY_ASSIGN(const uint32_t stripes, signed_u32_arg("number of stripes", args[0], 1));
+  VOLFS_TRY_ASSIGN(const uint32_t chunk, signed_u32_arg("chunk sectors", args[1], 1));
+  VOLFS_TRY_ASSIGN(const uint32_t stripe, signed_u32_arg("stripe", args[2]));
   if (stripes > 1 && stripe > stripes)
     return fail(bad_arg("stripe", args[2], fmt::format("a number from 0 to {}", stripes - 1)));
   VOLFS_TRY_ASSIGN(BlockDevice* const below, device_arg(context, args[3]));
