@@ -107,6 +107,7 @@ Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool
   }
   if (!fd) return fail_sys(errno, path + ": open");
   std::shared_ptr<ImageFile> file(new ImageFile);
+  file->path_ = path;
   file->fd_ = std::move(fd);
   file->claim_ = std::move(claim);
   file->write_ = write;
@@ -205,6 +206,8 @@ Status ImageFile::check_end(uint64_t end) const {
   if (block_device_) return {};
   struct stat st{};
   if (::fstat(fd_.get(), &st) != 0) return fail_sys(errno, "fstat");
+  if (st.st_nlink == 0 && !removal_told_.exchange(true))
+    log_warning("{}: the file was removed; what is written to it is lost when it is closed", path_);
   if (static_cast<uint64_t>(st.st_size) < end) return fail(ended());
   return {};
 }
@@ -295,9 +298,9 @@ void ImageFile::sync_failed(int error) {
   int none = 0;
   if (sync_error_.compare_exchange_strong(none, error))
     log_error(
-        "image {}: writing to stable storage failed: {}; nothing that was not flushed before "
+        "{}: writing to stable storage failed: {}; nothing that was not flushed before "
         "can be relied on, and every flush fails until it is opened again",
-        fd_.get(), Error::sys(error, "").text());
+        path_, Error::sys(error, "").text());
 }
 
 Status ImageFile::sync_state() const {

@@ -60,6 +60,7 @@ class ImageFile {
   template <class Call>
   Status bounce(uint64_t offset, IoSpan iov, bool in, Call call);
 
+  std::string path_;  // as it was opened first; for messages
   UniqueFd fd_;
   std::shared_ptr<Claim> claim_;
   bool write_ = false, direct_ = false, block_device_ = false;
@@ -67,7 +68,7 @@ class ImageFile {
   Limits limits_;
   uint32_t memory_align_ = 512;
   std::atomic<bool> can_try_{false};
-  std::atomic<bool> unlinked_told_{false};
+  mutable std::atomic<bool> removal_told_{false};
 
   Mutex flush_mutex_;  // guards the next four
   CondVar flush_changed_;

@@ -53,6 +53,7 @@ struct Slot {
   uint64_t moved = 0;
   bool bounced = false;
   unsigned retries = 0;
+  int error = 0;  // found before the kernel was asked; told when its turn comes
   AlignedBuffer bounce;
   std::vector<iovec> rest;  // the list, where it is not the operation's own
 };
@@ -71,6 +72,7 @@ class RingQueue final : public IoQueue {
   RingQueue() = default;
   bool fill();
   bool prepare(Slot& slot);
+  static int error_before(const IoOp& op, uint64_t total);
   IoSpan piece_of(Slot& slot, const ImageFile& file);
   void complete(Slot& slot, int result);
   bool advance(Slot& slot, int result);
@@ -146,7 +148,9 @@ bool RingQueue::prepare(Slot& slot) {
   if (!sqe) return false;
   const IoOp& op = *slot.op;
   const ImageFile& file = image_of(op).file();
-  if (op.kind == IoOp::Kind::flush) {
+  if (slot.error != 0) {
+    io_uring_prep_nop(sqe);
+  } else if (op.kind == IoOp::Kind::flush) {
     io_uring_prep_fsync(sqe, file.fd(), IORING_FSYNC_DATASYNC);
   } else {
     const IoSpan iov = piece_of(slot, file);
@@ -160,6 +164,14 @@ bool RingQueue::prepare(Slot& slot) {
   }
   io_uring_sqe_set_data(sqe, &slot);
   return true;
+}
+
+// A write must not make a file longer that was cut off.
+int RingQueue::error_before(const IoOp& op, uint64_t total) {
+  if (op.kind != IoOp::Kind::write && op.kind != IoOp::Kind::write_fua) return 0;
+  const FileImage& image = image_of(op);
+  const Status inside = image.file().check_end(image.start() + op.offset + total);
+  return inside ? 0 : inside.error().code();
 }
 
 // Puts what waits into the submission queue. True if something is left that found no room there.
@@ -181,6 +193,7 @@ bool RingQueue::fill() {
     slot.total = total_length(slot.op->iov);
     slot.moved = 0;
     slot.retries = 0;
+    slot.error = error_before(*slot.op, slot.total);
     prepare(slot);
   }
   return false;
@@ -219,6 +232,7 @@ void RingQueue::reap(Wait wait) {
 void RingQueue::complete(Slot& slot, int result) {
   IoOp& op = *slot.op;
   ImageFile& file = image_of(op).file();
+  if (slot.error != 0) return finish(slot, slot.error);
   if (op.kind == IoOp::Kind::flush && result != -EINTR && result != -EAGAIN) {
     if (result < 0) file.sync_failed(-result);
     const Status state = file.sync_state();

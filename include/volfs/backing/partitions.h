@@ -14,7 +14,7 @@ struct Partition {
   unsigned number = 0;  // as the kernel counts: logical ones of an MBR from 5
   uint64_t offset = 0;  // bytes from the start of the image
   uint64_t length = 0;  // bytes
-  std::string type;     // GPT: the type's UUID; MBR: "0xfd"
+  std::string type;     // GPT: the type's UUID; MBR: "0xfd", "0x0c"
   std::string name;     // GPT only
   std::string uuid;
   bool extended = false;  // an MBR's extended partition: holds logical ones, is none itself
