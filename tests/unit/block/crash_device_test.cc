@@ -122,7 +122,7 @@ TEST_CASE("a flush of one disk covers no other disk") {
 }
 
 TEST_CASE("a flush covers only what was done before it began") {
-  simulate(100, [](uint64_t seed) {
+  simulate(20, [](uint64_t seed) {
     SimScheduler sim(seed);
     CrashLog log;
     CrashDevice disk(log, "disk", 8192);

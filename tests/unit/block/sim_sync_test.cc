@@ -33,7 +33,7 @@ class Threads {
 }  // namespace
 
 TEST_CASE("a pool runs each job once, in order and within the limits, whatever the schedule") {
-  simulate(test_iterations(300), [](uint64_t seed) {
+  simulate(test_iterations(30), [](uint64_t seed) {
     SimScheduler sim(seed);
     Random random(seed);
     const size_t per_key = random.between(1, 3), most = random.between(1, 6);
@@ -83,7 +83,7 @@ TEST_CASE("a pool runs each job once, in order and within the limits, whatever t
 }
 
 TEST_CASE("a pool that gets no threads runs the jobs in those who give them") {
-  simulate(test_iterations(200), [](uint64_t seed) {
+  simulate(test_iterations(20), [](uint64_t seed) {
     SimScheduler sim(seed);
     Random random(seed);
     WorkerPool pool({.threads = 4, .per_key = 1, .idle = std::chrono::microseconds(3)});
@@ -108,7 +108,7 @@ TEST_CASE("a pool that gets no threads runs the jobs in those who give them") {
 }
 
 TEST_CASE("a job that gives jobs is drained with them") {
-  simulate(test_iterations(100), [](uint64_t seed) {
+  simulate(test_iterations(20), [](uint64_t seed) {
     SimScheduler sim(seed);
     int done = 0;
     int key = 0;
@@ -124,7 +124,7 @@ TEST_CASE("a job that gives jobs is drained with them") {
 }
 
 TEST_CASE("nobody is inside a closed gate, and everybody comes in again") {
-  simulate(test_iterations(500), [](uint64_t seed) {
+  simulate(test_iterations(40), [](uint64_t seed) {
     SimScheduler sim(seed);
     Random random(seed);
     Gate gate;
@@ -165,7 +165,7 @@ TEST_CASE("nobody is inside a closed gate, and everybody comes in again") {
 }
 
 TEST_CASE("a gate may be destroyed as soon as close has returned") {
-  simulate(test_iterations(200), [](uint64_t seed) {
+  simulate(test_iterations(20), [](uint64_t seed) {
     SimScheduler sim(seed);
     auto gate = std::make_unique<Gate>();
     gate->enter();
@@ -177,7 +177,7 @@ TEST_CASE("a gate may be destroyed as soon as close has returned") {
 }
 
 TEST_CASE("ranges that conflict are never held together, and nobody waits for ever") {
-  simulate(test_iterations(500), [](uint64_t seed) {
+  simulate(test_iterations(40), [](uint64_t seed) {
     SimScheduler sim(seed);
     RangeLock lock;
     int readers[8] = {}, writers[8] = {};
@@ -218,7 +218,7 @@ TEST_CASE("ranges that conflict are never held together, and nobody waits for ev
 }
 
 TEST_CASE("ranges are granted in the order of arrival: a writer is not starved by readers") {
-  simulate(test_iterations(100), [](uint64_t seed) {
+  simulate(test_iterations(20), [](uint64_t seed) {
     SimScheduler sim(seed);
     RangeLock lock;
     RangeLock::Guard first(lock, 0, 8, RangeLock::Mode::shared);
