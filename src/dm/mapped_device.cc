@@ -136,8 +136,9 @@ Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolv
                           const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
   const Turn turn(*this);
-  VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
-                                            [this] { event(); }));
+  VOLFS_TRY_ASSIGN(auto table, Table::build(
+                                   rows, name(), options.place, options.read_only, resolve,
+                                   [this] { event(); }, options.origins));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
   {
     const std::lock_guard lock(mutex_);

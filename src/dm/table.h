@@ -21,7 +21,8 @@ class Table {
   static Result<std::unique_ptr<Table>> build(std::span<const TableRow> rows,
                                               std::string_view device, std::string_view place,
                                               bool read_only, const Resolver& resolve,
-                                              const std::function<void()>& event);
+                                              const std::function<void()>& event,
+                                              OriginRegistry* origins);
 
   uint64_t size() const { return ends_.back(); }
   bool read_only() const { return read_only_; }

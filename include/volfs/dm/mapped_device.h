@@ -41,7 +41,8 @@ class MappedDevice final : public BlockDevice {
 
   struct LoadOptions {
     bool read_only = false;
-    std::string_view place = "table";  // stands before the line in errors
+    std::string_view place = "table";   // stands before the line in errors
+    OriginRegistry* origins = nullptr;  // for the snapshot targets; outlives the table
   };
   struct SuspendOptions {
     bool flush = true;           // false: --noflush

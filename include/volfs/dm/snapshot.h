@@ -12,7 +12,9 @@
 // A snapshot of a volume in use is taken as in Linux, and is atomic because no write is under way
 // while it appears: suspend the origin's device; load and resume the snapshot's (which makes the
 // store, if the copy-on-write device is blank); load snapshot-origin into the origin's device, if
-// it does not have it yet; resume it. What was written before the suspend is in the snapshot.
+// it does not have it yet; resume it. What was written before the suspend is in the snapshot. Not
+// while a snapshot is merged into the origin: its device is neither what it was nor what it will
+// be until the merge is done.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +35,7 @@ struct SnapshotOptions {
   bool persistent = true;   // P or PO; false: N
   uint64_t chunk_size = 0;  // bytes, a power of two; 0: 16 KiB. An existing store says its own.
   uint64_t size = 0;        // bytes of the origin that the snapshot shows; 0: all
+  bool read_only = false;   // write nothing to open it: a blank device is refused
 };
 
 struct SnapshotStatus {

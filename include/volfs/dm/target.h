@@ -20,6 +20,7 @@
 
 namespace volfs::dm {
 
+class OriginRegistry;
 class Target;
 
 using Args = std::span<const std::string>;
@@ -38,6 +39,9 @@ struct TargetContext {
   // Counts an event of the mapped device and wakes who waits for one (dmsetup wait). Any thread,
   // any time until the target is destroyed; may be kept (copied).
   std::function<void()> event;
+  // Where snapshots and their origins find each other (volfs/dm/snapshot.h); null: they cannot be
+  // made.
+  OriginRegistry* origins = nullptr;
 };
 
 struct TargetType {

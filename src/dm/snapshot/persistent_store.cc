@@ -186,12 +186,12 @@ Status PersistentStore::read_areas(const Load& load) {
                      std::span(memory).subspan(i * piece, piece), load, ended));
   }
   next_free_ = geometry_.data_from(next_free_);
-  return clean_tail();
+  return look_at_tail();
 }
 
 // A write of the area that was torn may have left exceptions behind the end of the list. They
-// mean nothing now, but would once the list has grown up to them.
-Status PersistentStore::clean_tail() {
+// mean nothing now, but would once the list has grown up to them: the next commit wipes them first.
+Status PersistentStore::look_at_tail() {
   const auto is_zero = [](std::span<const std::byte> bytes) {
     return std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; });
   };
@@ -206,12 +206,19 @@ Status PersistentStore::clean_tail() {
     VOLFS_TRY(device_.read(area_offset(area_) + at, piece));
     clean = is_zero(piece);
   }
-  if (clean || device_.read_only()) return {};
+  tail_dirty_ = !clean;
+  return {};
+}
+
+Status PersistentStore::clean_tail() {
+  if (!tail_dirty_) return {};
+  const uint64_t block_end = (committed_ / per_block() + 1) * block_size_;
   VOLFS_TRY(device_.write(area_offset(area_) + block_end - block_size_, block_));
   if (block_end < chunk_size_)
     VOLFS_TRY(
         device_.write_zeroes(area_offset(area_) + block_end, chunk_size_ - block_end, Unmap::no));
-  return device_.flush();
+  tail_dirty_ = false;
+  return {};
 }
 
 ExceptionStore::Usage PersistentStore::usage() const {
@@ -261,6 +268,7 @@ size_t PersistentStore::stage(std::span<const Exception> exceptions) {
 }
 
 Status PersistentStore::prepare_area() {
+  VOLFS_TRY(clean_tail());
   if (committed_ + staged_count_ < geometry_.per_area()) return {};
   return device_.write_zeroes(area_offset(area_ + 1), chunk_size_, Unmap::no);
 }

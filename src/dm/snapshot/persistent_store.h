@@ -30,8 +30,7 @@ class PersistentStore final : public ExceptionStore {
 
   // Reads the store on DEVICE and gives its exceptions to ADD in the order in which they were
   // committed. CHUNK_SIZE (bytes, 0: the default) is that of a new store; an existing one says
-  // its own. Old chunks lie within ORIGIN_SIZE. Exceptions that a torn write left behind the end
-  // of the list are wiped, unless the device is read-only.
+  // its own. Old chunks lie within ORIGIN_SIZE. A store that exists is only read.
   static Result<Loaded> open(BlockDevice& device, uint64_t chunk_size, uint64_t origin_size,
                              uint32_t origin_block, IfBlank if_blank, const Add& add);
 
@@ -46,7 +45,8 @@ class PersistentStore final : public ExceptionStore {
   // speak of, and what prepare_area() writes, must be on stable storage before the write of
   // write_staged() begins, and that write must be before staged_done().
   size_t stage(std::span<const Exception> exceptions);
-  // Zeroes the next area if the staged exceptions fill this one.
+  // Zeroes the next area if the staged exceptions fill this one, and wipes what a torn write left
+  // behind the end of the list before the store was opened.
   Status prepare_area();
   void write_staged(IoBatch& batch);
   void staged_done();
@@ -77,6 +77,7 @@ class PersistentStore final : public ExceptionStore {
               bool& ended);
   Status check_exception(const Exception& exception, uint64_t area, uint64_t index,
                          uint64_t origin_chunks) const;
+  Status look_at_tail();
   Status clean_tail();
   void next_area();
   uint64_t total_chunks() const { return device_.size() / chunk_size_; }
@@ -97,6 +98,7 @@ class PersistentStore final : public ExceptionStore {
   OneSlice staged_slice_{std::span<std::byte>()};
   uint64_t staged_count_ = 0;
   bool failed_ = false;
+  bool tail_dirty_ = false;
 };
 
 }  // namespace volfs::dm

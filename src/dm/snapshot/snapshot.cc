@@ -35,7 +35,8 @@ Result<std::shared_ptr<Snapshot>> Snapshot::open(std::shared_ptr<Origin> origin,
     VOLFS_TRY_ASSIGN(
         PersistentStore::Loaded loaded,
         PersistentStore::open(cow, options.chunk_size, base.size(), base.logical_block(),
-                              PersistentStore::IfBlank::initialise,
+                              options.read_only ? PersistentStore::IfBlank::refuse
+                                                : PersistentStore::IfBlank::initialise,
                               [&](const Exception& e) { return snapshot->table_.insert(e); }));
     if (!loaded.valid) snapshot->validity_ = Validity::invalid;
     snapshot->store_ = std::move(loaded.store);
@@ -62,6 +63,21 @@ void Snapshot::activate() {
     if (std::exchange(attached_, true)) return;
   }
   origin_->attach(*this);
+}
+
+Status Snapshot::take(const void* user) {
+  const std::lock_guard lock(mutex_);
+  if (user_ && user_ != user)
+    return fail(Error::make(EBUSY, fmt::format("{}: another device shows this snapshot: suspend it "
+                                               "first",
+                                               cow_.name())));
+  user_ = user;
+  return {};
+}
+
+void Snapshot::leave(const void* user) {
+  const std::lock_guard lock(mutex_);
+  if (user_ == user) user_ = nullptr;
 }
 
 void Snapshot::set_size(uint64_t size) {

@@ -61,6 +61,9 @@ class Snapshot final : public LeaseOwner {
 
   // From now on writes to the origin copy for this snapshot. Once is enough.
   void activate();
+  // One device at a time does I/O. EBUSY while another one has not left.
+  Status take(const void* user);
+  void leave(const void* user);
   // How much of the origin it shows, from now on. Bytes.
   void set_size(uint64_t size);
   // Told when the state changes, until unsubscribed with the same key.
@@ -138,6 +141,7 @@ class Snapshot final : public LeaseOwner {
   ExceptionTable table_;
   RangeLeases leases_;  // bytes
   unsigned waiters_ = 0;
+  const void* user_ = nullptr;
   uint64_t size_ = 0;
   Validity validity_ = Validity::valid;
   bool overflowed_ = false;
