@@ -86,8 +86,10 @@ inline bool is_merged(const std::string& status) {
 }
 
 inline void wait_until_merged(dm::MappedDevice& map) {
-  for (uint32_t seen = map.info().event_nr; !is_merged(test::status_of(map));)
+  for (uint32_t seen = map.info().event_nr; !is_merged(test::status_of(map));) {
+    REQUIRE(test::status_of(map).find('/') != std::string::npos);
     seen = map.wait_event(seen, now() + std::chrono::milliseconds(20));
+  }
 }
 
 }  // namespace volfs::test
