@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// From the PVs that were found to volume groups: the newest metadata of each, and which device
+// is which of its PVs.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "volfs/lvm/model.h"
+#include "volfs/lvm/physical_volume.h"
+
+namespace volfs::lvm {
+
+struct FoundGroup {
+  VolumeGroup group;
+  // The group's name, or NAME@UUID if another group of that name came first.
+  std::string shown_name;
+  // For each of the group's pvs the index into the span that was given; nothing if missing.
+  std::vector<std::optional<size_t>> pvs;
+  // For people: areas that could not be used, old copies, missing and doubled PVs.
+  std::vector<std::string> warnings;
+  // Why it must not be written, if it must not ("" if it may).
+  std::string read_only_reason;
+
+  // For activation_plan(): the PVs' devices as PvInfo names them.
+  std::vector<std::string> device_names(std::span<const PvInfo> found) const;
+};
+
+struct Assembly {
+  std::vector<FoundGroup> groups;
+  std::vector<size_t> unused;  // PVs of no group
+  std::vector<std::string> warnings;
+};
+
+// The result does not depend on the order of FOUND but for the order of groups.
+Assembly assemble(std::span<const PvInfo> found);
+
+// The group as an older copy of its metadata describes it (`-o metadata=SEQNO`), on the same
+// devices. Read-only.
+Result<FoundGroup> assemble_as(std::span<const PvInfo> found, const MetadataCopy& copy);
+
+}  // namespace volfs::lvm
