@@ -28,7 +28,7 @@ set_up() {
   mount -t sysfs none /sys
   mountpoint -q /dev || mount -t devtmpfs none /dev
   for folder in /run /tmp /var; do mount -t tmpfs none $folder; done
-  mkdir -p /run/lock/lvm /run/mdadm /run/lvm /var/tmp /var/lib "$share"
+  mkdir -p /run/lock/lvm /run/mdadm /run/lvm /var/tmp /var/lib "$share" "$modules"
   ln -s /run/lock /var/lock
   ln -sn /proc/self/fd /dev/fd
   [ $fs = hostfs ] || mount_host "$modules" "$modules" modules loose

@@ -155,6 +155,8 @@ def fetch_kernel():
     archive = next(unpacking.glob("*.deb"))
     subprocess.run(["dpkg", "-x", archive, unpacking], check=True)
     archive.unlink()
+    release = next((unpacking / "lib/modules").iterdir()).name
+    subprocess.run(["depmod", "-b", unpacking, release], check=True)
     unpacking.rename(cache)
     return cache
 
