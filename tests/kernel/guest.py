@@ -89,8 +89,9 @@ class Guest:
         os.close(self.from_guest)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def run(self, script, timeout=60):
-        """Runs a bash script as root; returns its exit status (124: out of time) and output."""
+    def run(self, script, timeout=300):
+        """Runs a bash script as root; returns its exit status (124: out of time) and output.
+        The limit is for what hangs, not a measure: a loaded machine may need a hundred times longer."""
         self.scripts += 1
         name = f"script{self.scripts}"
         (self.control / f"{name}.sh").write_text(PRELUDE + script)
@@ -104,7 +105,7 @@ class Guest:
         output = (self.control / f"{name}.out").read_text(errors="replace")
         return int(reply[2]), output
 
-    def check(self, script, timeout=60):
+    def check(self, script, timeout=300):
         """Runs a bash script that stops at the first failing command; returns its output."""
         status, output = self.run("set -euo pipefail\n" + script, timeout)
         if status != 0:
