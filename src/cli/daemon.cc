@@ -123,6 +123,8 @@ Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
   engine::AssembleOptions options;
   options.directory = directory_of(request.sources.front());
   options.read_only = request.options.read_only;
+  // Images given directly may be evidence: nothing is written unless that was asked for.
+  if (!is_definition(request.sources.front()) && !options.read_only) options.read_only = true;
   options.hidden = request.options.hidden;
   options.force = request.options.force;
   options.mode = request.options.mode;

@@ -14,6 +14,7 @@
 
 #include "volfs/config/parser.h"
 #include "volfs/dm/table.h"
+#include "volfs/engine/scan.h"
 
 namespace volfs::cli {
 namespace {
@@ -100,10 +101,16 @@ std::expected<config::Definition, std::string> load_sources(
     if (is_definition(source))
       return std::unexpected(fmt::format(
           "volfs: {}: a definition stands alone; expected one definition or images\n", source));
-  return std::unexpected(fmt::format(
-      "volfs: {}: expected a definition (.yaml or .yml): images are not assembled without one "
-      "yet\n",
-      sources.front()));
+  auto scan = engine::scan_images(sources);
+  if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
+  for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
+  if (scan->definition.volume_groups.empty())
+    return std::unexpected(
+        fmt::format("volfs: {}: nothing on it that can be assembled; expected a "
+                    "definition (.yaml or .yml) or images with LVM physical "
+                    "volumes\n",
+                    sources.front()));
+  return std::move(scan->definition);
 }
 
 }  // namespace volfs::cli

@@ -27,8 +27,11 @@ void add_mount(CLI::App& app, Session& session) {
     bool foreground = false;
   };
   auto arguments = std::make_shared<Arguments>();
-  auto* command = app.add_subcommand("mount", "mount the volumes of a definition as files");
-  command->add_option("SOURCE... MOUNTPOINT", arguments->paths, "a definition, and a directory")
+  auto* command =
+      app.add_subcommand("mount", "mount the volumes of a definition, or of images, as files");
+  command
+      ->add_option("SOURCE... MOUNTPOINT", arguments->paths,
+                   "a definition or images, and a directory")
       ->required()
       ->expected(2, -1);
   command->add_option("-o", arguments->options, "mount options, as ro,allow_other")
@@ -37,6 +40,7 @@ void add_mount(CLI::App& app, Session& session) {
   set_examples(*command,
                "  volfs mount lab.yaml /mnt\n"
                "  volfs mount lab.yaml /mnt -o ro,allow_other\n"
+               "  volfs mount sda.img sdb.img /mnt     (what LVM finds on them; read-only)\n"
                "  volfs mount -f lab.yaml /mnt     (messages on standard error, Ctrl-C unmounts)\n"
                "  mount -t volfs lab.yaml /mnt     (through mount.volfs)\n");
   command->callback([arguments, &session] {

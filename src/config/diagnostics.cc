@@ -27,6 +27,7 @@ void Diagnostics::sort() {
 }
 
 std::string Diagnostics::line(const Diagnostic& entry) const {
+  if (!entry.at.given()) return fmt::format("{}: {}", file_name_, entry.text);
   return fmt::format("{}:{}:{}: {}", file_name_, entry.at.line, entry.at.column, entry.text);
 }
 

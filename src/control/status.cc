@@ -60,10 +60,13 @@ json device_of(engine::Engine& engine, engine::Node& node) {
 json status_of(engine::Engine& engine, const Host& host) {
   json devices = json::array();
   engine.for_each_node([&](engine::Node& node) { devices.push_back(device_of(engine, node)); });
+  json unavailable = json::array();
+  for (const engine::Unavailable& each : engine.unavailable())
+    unavailable.push_back({{"volume", each.path}, {"reason", each.reason}});
   return {{"version", VOLFS_VERSION},      {"pid", getpid()},
           {"mountpoint", host.mountpoint}, {"source", engine.source()},
           {"transport", host.transport},   {"read_only", engine.read_only()},
-          {"devices", std::move(devices)}};
+          {"devices", std::move(devices)}, {"unavailable", std::move(unavailable)}};
 }
 
 }  // namespace volfs::control

@@ -6,7 +6,12 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+
+#include "volfs/dm/table.h"
+#include "volfs/log.h"
+#include "volfs/units.h"
 
 namespace volfs::engine {
 namespace {
@@ -61,21 +66,64 @@ Exposure Assembler::exposure() {
   return exposure;
 }
 
+bool Assembler::is_origin(const std::string& name) const {
+  return std::ranges::any_of(definition_.snapshots, [&](const config::Snapshot& snapshot) {
+    return snapshot.origin.value == name;
+  });
+}
+
+dm::Resolver Assembler::resolver() const {
+  return [this](std::string_view name) -> Result<BlockDevice*> {
+    if (Node* node = engine_->graph_.find(name)) return node->device.get();
+    return fail(Error::make(ENXIO, "there is no such device"));
+  };
+}
+
+dm::MappedDevice::LoadOptions Assembler::load_options(bool read_only) const {
+  return {.read_only = read_only, .origins = &engine_->origins_};
+}
+
+Result<Node*> Assembler::add_map(const std::string& name, Kind kind, const std::string& table,
+                                 bool read_only) {
+  VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
+  auto map = std::make_unique<dm::MappedDevice>(name);
+  VOLFS_TRY(map->load(rows, resolver(), load_options(read_only)));
+  VOLFS_TRY(map->resume());
+  return engine_->graph_.add(name, kind, std::move(map));
+}
+
+void Assembler::expose(Node& node, const std::string& path, config::Position at) {
+  auto volume = engine_->catalog_->add(path, *node.device);
+  if (volume)
+    node.volume = *volume;
+  else
+    report(at, volume.error().text());
+}
+
+void Assembler::unavailable(std::string path, std::string reason) {
+  log_warning("{}: not available: {}", path, reason);
+  engine_->unavailable_.push_back({std::move(path), std::move(reason)});
+}
+
 Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device,
                      bool hidden) {
-  auto node = engine_->graph_.add(name.value, kind, std::move(device));
+  const bool origin = is_origin(name.value);
+  const bool read_only = device->read_only();
+  const uint64_t sectors = device->size() / sector_size;
+  const std::string real = name.value + "-real";
+  auto node = engine_->graph_.add(origin ? real : name.value, kind, std::move(device));
+  if (node && origin) {
+    (*node)->internal = true;
+    node =
+        add_map(name.value, Kind::map,
+                fmt::format("0 {} snapshot-origin {}", sectors, dm::escape_word(real)), read_only);
+  }
   if (!node) {
     report(name.at, node.error().text());
     return nullptr;
   }
   const bool show = !hidden || options_.hidden || definition_.expose.hidden.value;
-  if (kind != Kind::image && show) {
-    auto volume = engine_->catalog_->add(name.value, *(*node)->device);
-    if (volume)
-      (*node)->volume = *volume;
-    else
-      report(name.at, volume.error().text());
-  }
+  if (kind != Kind::image && show) expose(**node, name.value, name.at);
   return *node;
 }
 

@@ -5,10 +5,17 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
+#include "volfs/dm/mapped_device.h"
 #include "volfs/engine/engine.h"
+
+namespace volfs::lvm {
+struct FoundGroup;
+struct PvInfo;
+}  // namespace volfs::lvm
 
 namespace volfs::engine {
 
@@ -25,18 +32,31 @@ class Assembler {
   void build(const config::Image& image);
   void build(const config::Array& array);
   void build(const config::VolumeGroup& group);
+  void activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
+                const std::vector<lvm::PvInfo>& found);
   void build(const config::Snapshot& snapshot);
   void build(const config::Map& map);
 
   void report(config::Position at, std::string text);
-  // Takes a finished device into the graph and, unless hidden, into the catalog.
+  // Takes a finished device into the graph and, unless hidden, into the catalog. If the definition
+  // takes snapshots of it, it goes in as NAME-real, and a snapshot-origin on it under its name.
   Node* add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device, bool hidden);
+  // For the tables of maps.
+  dm::Resolver resolver() const;
+  dm::MappedDevice::LoadOptions load_options(bool read_only) const;
+  // Builds a map of one table and takes it in; the error is the table's.
+  Result<Node*> add_map(const std::string& name, Kind kind, const std::string& table,
+                        bool read_only);
+  // Shows a device of the graph under a path; reports what stands in the way.
+  void expose(Node& node, const std::string& path, config::Position at);
+  void unavailable(std::string path, std::string reason);
   // The device of a name; null, with a report, if it could not be built (the first cause was told
   // then) or does not exist.
   BlockDevice* device(const config::Text& name);
 
  private:
   Exposure exposure();
+  bool is_origin(const std::string& name) const;
 
   const config::Definition& definition_;
   const AssembleOptions& options_;

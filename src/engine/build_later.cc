@@ -11,15 +11,4 @@ void Assembler::build(const config::Array& array) {
          fmt::format("array '{}': this version does not assemble arrays", array.name.value));
 }
 
-void Assembler::build(const config::VolumeGroup& group) {
-  report(group.name.at, fmt::format("volume group '{}': this version does not activate volume groups",
-                                    group.name.value));
-}
-
-void Assembler::build(const config::Snapshot& snapshot) {
-  report(snapshot.name.at, fmt::format("snapshot '{}': this version does not assemble snapshots "
-                                       "(a map with the snapshot target does)",
-                                       snapshot.name.value));
-}
-
 }  // namespace volfs::engine

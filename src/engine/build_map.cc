@@ -36,12 +36,8 @@ void Assembler::build(const config::Map& map) {
   if (!rows) return refuse(rows.error());
   auto owned = std::make_unique<dm::MappedDevice>(map.name.value, map.uuid ? map.uuid->value : "");
   dm::MappedDevice& mapped = *owned;
-  const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
-    if (Node* node = engine_->graph().find(name)) return node->device.get();
-    return fail(Error::make(ENXIO, "there is no such device"));
-  };
   const bool read_only = engine_->read_only() || map.readonly.value;
-  if (auto loaded = mapped.load(*rows, resolve, {.read_only = read_only}); !loaded)
+  if (auto loaded = mapped.load(*rows, resolver(), load_options(read_only)); !loaded)
     return refuse(loaded.error());
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
   if (Node* node = add(map.name, Kind::map, std::move(owned), map.hidden.value); node && map.uuid)

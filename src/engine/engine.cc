@@ -79,7 +79,7 @@ Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool re
     if (Node* node = graph_.find(name)) return node->device.get();
     return fail(Error::make(ENXIO, "there is no such device"));
   };
-  return map.load(rows, resolve, {.read_only = read_only || read_only_});
+  return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
 }
 
 Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,

@@ -56,16 +56,26 @@ Graph::Pin::~Pin() {
 
 Result<Graph::Pin> Graph::pin(std::string_view name) const {
   const std::lock_guard lock(mutex_);
-  const auto it = nodes_.find(name);
-  if (it == nodes_.end()) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
-  ++it->second->pins;
-  return Pin(*this, *it->second);
+  Node* node = find_locked(name);
+  if (!node) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+  ++node->pins;
+  return Pin(*this, *node);
+}
+
+Node* Graph::find_locked(std::string_view name) const {
+  if (const auto it = nodes_.find(name); it != nodes_.end()) return it->second.get();
+  const auto alias = aliases_.find(name);
+  return alias == aliases_.end() ? nullptr : alias->second;
 }
 
 Node* Graph::find(std::string_view name) const {
   const std::lock_guard lock(mutex_);
-  const auto it = nodes_.find(name);
-  return it == nodes_.end() ? nullptr : it->second.get();
+  return find_locked(name);
+}
+
+void Graph::add_alias(std::string alias, Node& node) {
+  const std::lock_guard lock(mutex_);
+  aliases_[std::move(alias)] = &node;
 }
 
 Node* Graph::find(const BlockDevice& device) const {
@@ -106,6 +116,7 @@ Status Graph::remove(std::string_view name) {
       return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", name)));
     gone = std::move(it->second);
     by_device_.erase(gone->device.get());
+    std::erase_if(aliases_, [&](const auto& alias) { return alias.second == gone.get(); });
     nodes_.erase(it);
   }
   return {};

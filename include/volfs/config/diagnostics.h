@@ -45,7 +45,7 @@ class Diagnostics {
 
   // Puts the entries in the order of the file and drops those said twice about one place.
   void sort();
-  // "FILE:LINE:COLUMN: TEXT", without a newline.
+  // "FILE:LINE:COLUMN: TEXT", without a newline; "FILE: TEXT" for what has no place.
   std::string line(const Diagnostic& entry) const;
   // All entries, one a line, each with a newline.
   std::string to_string() const;

@@ -14,6 +14,7 @@
 
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
+#include "volfs/dm/snapshot.h"
 #include "volfs/engine/catalog.h"
 #include "volfs/engine/graph.h"
 #include "volfs/error.h"
@@ -23,6 +24,12 @@ class MappedDevice;
 }
 
 namespace volfs::engine {
+
+// A volume that the disks describe and that cannot be shown.
+struct Unavailable {
+  std::string path;    // where it would be: "vg0/root"
+  std::string reason;  // why it is not
+};
 
 struct AssembleOptions {
   std::string directory;          // what relative paths of images start at
@@ -56,6 +63,9 @@ class Engine {
   // Calls VISIT for every device, each after what it stands on; none comes or goes meanwhile.
   void for_each_node(const std::function<void(Node&)>& visit);
 
+  // What could not be shown; fixed by the assembly.
+  const std::vector<Unavailable>& unavailable() const { return unavailable_; }
+
   // Everything written so far is on stable storage at return: the first error, all tried.
   Status sync();
   // Ends background work, then sync(). Nothing may use a volume any more. Once; later calls do
@@ -88,7 +98,9 @@ class Engine {
   bool read_only_ = false;
   bool closed_ = false;
   Exposure exposure_;
-  Mutex structure_;  // held while devices are added, removed or renamed
+  Mutex structure_;             // held while devices are added, removed or renamed
+  dm::OriginRegistry origins_;  // outlives the tables of the graph
+  std::vector<Unavailable> unavailable_;
   Graph graph_;
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
 };

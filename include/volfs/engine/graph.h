@@ -66,6 +66,8 @@ class Graph {
   Node* find(std::string_view name) const;
   // The node of a device; null if it is none's.
   Node* find(const BlockDevice& device) const;
+  // A second name by which find() and pin() know a node, for as long as the node is there.
+  void add_alias(std::string alias, Node& node);
   // ENOENT, EBUSY with the users' names or while it is pinned. The device is destroyed.
   Status remove(std::string_view name);
   Status rename(std::string_view from, std::string_view to);
@@ -78,9 +80,11 @@ class Graph {
  private:
   std::vector<std::string> users_locked(const BlockDevice& device) const;
   std::vector<Node*> nodes_locked() const;
+  Node* find_locked(std::string_view name) const;
   mutable Mutex mutex_;  // guards all below
   std::map<std::string, std::unique_ptr<Node>, std::less<>> nodes_;
   std::map<const BlockDevice*, Node*> by_device_;
+  std::map<std::string, Node*, std::less<>> aliases_;
   uint64_t next_serial_ = 1;
 };
 
