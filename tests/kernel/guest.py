@@ -68,8 +68,9 @@ class Guest:
         self.pending = b""
         command = self.backend.prepare(self.work, self.share, self.control, guest_in, guest_out)
         with open(self.work / "console", "wb") as console:
+            # The kernel must not outlive a test that is killed.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
+                ["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
                 pass_fds=(guest_in, guest_out), start_new_session=True)
         os.close(guest_in)
         os.close(guest_out)
