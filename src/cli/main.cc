@@ -57,6 +57,7 @@ int run(int argc, char** argv) {
   add_create(app, session);
   add_status(app, session);
   add_map(app, session);
+  add_scan(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
