@@ -92,7 +92,11 @@ Result<Target> find_target(const std::string& path) {
 
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body) {
   const std::string control = mountpoint + "/.volfs/control";
-  VOLFS_TRY_ASSIGN(const std::string text, converse(control, body.dump()));
+  auto answer = converse(control, body.dump());
+  // The kernel remembers names of a mount whose daemon is dead, so this may be the first to tell.
+  if (!answer && answer.error().code() == ENOTCONN) return fail(dead(mountpoint));
+  if (!answer) return fail(std::move(answer.error()));
+  const std::string& text = *answer;
   const auto reply = nlohmann::json::parse(text, nullptr, false);
   if (!reply.is_object() || !reply.contains("ok"))
     return fail(

@@ -144,6 +144,13 @@ int serve(const MountRequest& request, const config::Definition& definition, Lau
     say(options.error().text());
     return exit_usage;
   }
+  fuse::Options place;
+  place.mountpoint = request.mountpoint;
+  place.options = request.options.for_kernel;
+  if (auto fits = fuse::Server::check(place); !fits) {
+    say(fits.error().text());
+    return exit_failed;
+  }
   SignalThread::block();
   auto engine = engine::Engine::assemble(definition, *options);
   if (!engine) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -61,6 +62,11 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    // CLI11 misses a command before it looks at a word that is none.
+    if (argc > 1 && argv[1][0] != '-' && !app.get_subcommand_no_throw(argv[1])) {
+      session.fail(fmt::format("there is no command '{}'; `volfs --help` lists them", argv[1]));
+      return exit_usage;
+    }
     // --help and --version come this way too, with status 0.
     return app.exit(error) == 0 ? exit_done : exit_usage;
   }
@@ -72,6 +78,10 @@ int run(int argc, char** argv) {
 }  // namespace volfs::cli
 
 int main(int argc, char** argv) {
+  // A caller may have closed the standard streams; nothing else may get their numbers.
+  int fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = dup(fd);
+  if (fd >= 0) close(fd);
   const std::string name = argc > 0 ? argv[0] : "";
   const std::string base = name.substr(name.find_last_of('/') + 1);
   if (base.starts_with("mount.")) return volfs::cli::mount_helper(argc, argv);

@@ -55,10 +55,11 @@ using Body = std::function<Result<json>(const Arguments&)>;
 
 // One subcommand of `volfs map`: its options are added by the caller, BODY makes the request.
 CLI::App* add_one(CLI::App& map, Session& session, const std::shared_ptr<Arguments>& arguments,
-                  const char* name, const char* help, Body body) {
+                  const char* name, const char* help, const char* example, Body body) {
   auto* command = map.add_subcommand(name, help);
   command->add_option("MAP", arguments->path, "a map's file, as /mnt/scratch")->required();
   add_json_option(*command, session);
+  set_examples(*command, example);
   const std::string request_name = std::string("map.") + name;
   command->callback([arguments, &session, request_name, body = std::move(body)] {
     auto fields = body(*arguments);
@@ -94,18 +95,22 @@ void add_map(CLI::App& app, Session& session) {
     if (!given.uuid.empty()) body["uuid"] = given.uuid;
     return body;
   };
-  const auto add = [&](const char* name, const char* help, Body body) {
-    return add_one(*map, session, arguments, name, help, std::move(body));
+  const auto add = [&](const char* name, const char* help, const char* example, Body body) {
+    return add_one(*map, session, arguments, name, help, example, std::move(body));
   };
-  auto* create = add("create", "make a map of the table on standard input", with_table);
-  auto* load = add("load", "load a table; `resume` makes it the active one", with_table);
+  auto* create = add("create", "make a map of the table on standard input",
+                     "  echo '0 2048 linear disk0 0' | volfs map create /mnt/new\n", with_table);
+  auto* load = add("load", "load a table; `resume` makes it the active one",
+                   "  volfs map load /mnt/scratch < table\n", with_table);
   for (CLI::App* command : {create, load}) {
     command->add_option("--table", arguments->table, "the table, instead of standard input");
     command->add_flag("-r,--readonly", arguments->read_only, "make it read-only");
   }
   create->add_option("-u,--uuid", arguments->uuid, "its uuid");
-  add("clear", "drop a loaded table that is not active yet", nothing);
+  add("clear", "drop a loaded table that is not active yet", "  volfs map clear /mnt/scratch\n",
+      nothing);
   auto* suspend = add("suspend", "hold back new I/O, wait for what is under way, flush",
+                      "  volfs map suspend /mnt/scratch --timeout 10\n",
                       [](const Arguments& given) -> Result<json> {
                         return json{{"flush", !given.no_flush},
                                     {"timeout_ms", static_cast<uint64_t>(given.timeout * 1000)}};
@@ -113,22 +118,26 @@ void add_map(CLI::App& app, Session& session) {
   suspend->add_flag("--noflush", arguments->no_flush, "do not flush");
   suspend->add_option("--timeout", arguments->timeout, "seconds to wait at most")
       ->check(CLI::Range(0.0, 86400.0));
-  add("resume", "let I/O go on, through a loaded table if there is one", nothing);
-  add("remove", "remove a map that nobody uses", nothing);
-  auto* rename = add("rename", "give a map another name",
-                     [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; });
+  add("resume", "let I/O go on, through a loaded table if there is one",
+      "  volfs map resume /mnt/scratch\n", nothing);
+  add("remove", "remove a map that nobody uses", "  volfs map remove /mnt/scratch\n", nothing);
+  auto* rename =
+      add("rename", "give a map another name", "  volfs map rename /mnt/scratch newname\n",
+          [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; });
   rename->add_option("NEWNAME", arguments->to)->required();
-  auto* message =
-      add("message", "send a message to a target", [](const Arguments& given) -> Result<json> {
-        return json{{"sector", given.sector}, {"message", given.text}};
-      });
+  auto* message = add("message", "send a message to a target",
+                      "  volfs map message /mnt/dusty 0 'addbadblock 8'\n",
+                      [](const Arguments& given) -> Result<json> {
+                        return json{{"sector", given.sector}, {"message", given.text}};
+                      });
   message->add_option("SECTOR", arguments->sector, "a sector of the target")->required();
   message->add_option("TEXT", arguments->text, "the message, one argument")->required();
   const auto which = [](const Arguments& given) -> Result<json> {
     return json{{"inactive", given.inactive}};
   };
   for (CLI::App* command :
-       {add("table", "print the table", which), add("status", "print the targets' status", which)})
+       {add("table", "print the table", "  volfs map table /mnt/scratch --inactive\n", which),
+        add("status", "print the targets' status", "  volfs map status /mnt/scratch\n", which)})
     command->add_flag("--inactive", arguments->inactive, "of the loaded table");
 }
 

@@ -38,6 +38,7 @@ class Assembler {
   void build(const config::Map& map);
 
   void report(config::Position at, std::string text);
+  bool has_problems() const { return !problems_.empty(); }
   // Takes a finished device into the graph and, unless hidden, into the catalog. If the definition
   // takes snapshots of it, it goes in as NAME-real, and a snapshot-origin on it under its name.
   Node* add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device, bool hidden);

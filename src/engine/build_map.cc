@@ -28,7 +28,10 @@ std::pair<config::Position, std::string> place_of(const config::Map& map, std::s
 }  // namespace
 
 void Assembler::build(const config::Map& map) {
+  // What failed to build below has its own report; saying it twice helps nobody.
+  bool told = false;
   const auto refuse = [&](const Error& error) {
+    if (told) return;
     const auto [at, text] = place_of(map, error.text());
     report(at, fmt::format("{}: {}", map.name.value, text));
   };
@@ -36,8 +39,13 @@ void Assembler::build(const config::Map& map) {
   if (!rows) return refuse(rows.error());
   auto owned = std::make_unique<dm::MappedDevice>(map.name.value, map.uuid ? map.uuid->value : "");
   dm::MappedDevice& mapped = *owned;
+  const auto resolve = [&, find = resolver()](std::string_view name) {
+    auto found = find(name);
+    if (!found) told = has_problems();
+    return found;
+  };
   const bool read_only = engine_->read_only() || map.readonly.value;
-  if (auto loaded = mapped.load(*rows, resolver(), load_options(read_only)); !loaded)
+  if (auto loaded = mapped.load(*rows, resolve, load_options(read_only)); !loaded)
     return refuse(loaded.error());
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
   if (Node* node = add(map.name, Kind::map, std::move(owned), map.hidden.value); node && map.uuid)

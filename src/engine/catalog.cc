@@ -67,7 +67,12 @@ bool Volume::open() {
 
 void Volume::close() {
   const std::lock_guard lock(mutex_);
-  --open_count_;
+  if (--open_count_ == 0) unused_.notify_all();
+}
+
+bool Volume::wait_unused(TimePoint deadline) {
+  const std::lock_guard lock(mutex_);
+  return unused_.wait_until(mutex_, deadline, [this] { return open_count_ == 0; });
 }
 
 uint64_t Volume::open_count() const {
@@ -212,6 +217,12 @@ Status Catalog::rename(std::string_view from, std::string_view to) {
   }
   tell(changes);
   return {};
+}
+
+void Catalog::changed(Volume& volume) {
+  volume.refresh();
+  const std::lock_guard lock(listener_mutex_);
+  if (listener_) listener_->volume_changed(volume.inode());
 }
 
 std::shared_ptr<Volume> Catalog::find(std::string_view path) const {

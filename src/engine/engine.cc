@@ -90,7 +90,7 @@ Status Engine::map_create(std::string_view name, std::string_view table, std::st
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
   dm::MappedDevice& mapped = *owned;
   VOLFS_TRY(in(name, load_table(mapped, table, read_only)));
-  VOLFS_TRY(in(name, mapped.resume()));
+  VOLFS_TRY(mapped.resume());
   VOLFS_TRY_ASSIGN(Node* const node, graph_.add(std::string(name), Kind::map, std::move(owned)));
   node->uuid = uuid;
   auto volume = catalog_->add(name, mapped);
@@ -119,20 +119,20 @@ Status Engine::map_clear(std::string_view name) {
 Status Engine::map_suspend(std::string_view name, bool flush, Nanos timeout) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
   const TimePoint deadline = timeout == Nanos(0) ? never : now() + timeout;
-  return in(name, map->suspend({.flush = flush, .deadline = deadline}));
+  return map->suspend({.flush = flush, .deadline = deadline});
 }
 
 Status Engine::map_resume(std::string_view name) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  VOLFS_TRY(in(name, map->resume()));
-  if (map.node().volume) map.node().volume->refresh();
+  VOLFS_TRY(map->resume());
+  if (const auto volume = map.node().volume) catalog_->changed(*volume);
   return {};
 }
 
 Result<std::string> Engine::map_message(std::string_view name, uint64_t sector,
                                         std::string_view text) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  return in(name, map->message(sector, text));
+  return map->message(sector, text);
 }
 
 Status Engine::with_map(std::string_view name,
@@ -143,6 +143,11 @@ Status Engine::with_map(std::string_view name,
 }
 
 Status Engine::map_remove(std::string_view name) {
+  if (const auto volume = catalog_->find(name)) {
+    // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
+    constexpr Nanos patience = std::chrono::milliseconds(500);
+    volume->wait_unused(now() + patience);
+  }
   const std::lock_guard lock(structure_);
   Node* node = nullptr;
   {

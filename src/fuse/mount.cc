@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fuse_log.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -124,8 +125,11 @@ bool is_mounted(const std::string& mountinfo, const std::string& path, const std
 Result<std::string> check_mount_point(const Options& options) {
   const std::string& given = options.mountpoint;
   struct stat status{};
-  if (stat(given.c_str(), &status) != 0) {
-    const int error = errno;
+  struct statfs asked{};
+  // The kernel answers stat from memory for a while when the server is dead; statfs it must ask.
+  int error = stat(given.c_str(), &status) != 0 ? errno : 0;
+  if (error == 0 && statfs(given.c_str(), &asked) != 0 && errno == ENOTCONN) error = ENOTCONN;
+  if (error != 0) {
     if (error == ENOTCONN)
       return fail(Error::make(
           error,

@@ -3,12 +3,14 @@
 
 #include <fuse_lowlevel.h>
 
+#include <chrono>
 #include <mutex>
 #include <utility>
 
 namespace volfs::fuse {
 
-Status Notifier::start() {
+Status Notifier::start(fuse_session* session) {
+  session_ = session;
   VOLFS_TRY_ASSIGN(thread_, Thread::start("fuse-notify", [this] { run(); }));
   catalog_.set_listener(this);
   return {};
@@ -21,13 +23,23 @@ void Notifier::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     wake_.notify_all();
+    told_.notify_all();
   }
   thread_.join();
 }
 
 void Notifier::name_changed(uint64_t parent, const std::string& name, uint64_t child) {
+  add({parent, name, child});
+}
+
+void Notifier::volume_changed(uint64_t inode) {
+  add({0, {}, inode});
+}
+
+void Notifier::add(Change change) {
   const std::lock_guard lock(mutex_);
-  changes_.push_back({parent, name, child});
+  changes_.push_back(std::move(change));
+  ++noted_;
   wake_.notify_one();
 }
 
@@ -42,13 +54,28 @@ void Notifier::run() {
       changes_.pop_front();
     }
     tell(change);
+    const std::lock_guard lock(mutex_);
+    ++done_;
+    told_.notify_all();
   }
+}
+
+void Notifier::settle() {
+  // The kernel may wait for I/O on a suspended map before it drops pages; nobody else should.
+  constexpr Nanos patience = std::chrono::seconds(1);
+  const std::lock_guard lock(mutex_);
+  const uint64_t goal = noted_;
+  told_.wait_until(mutex_, now() + patience, [&] { return stopping_ || done_ >= goal; });
 }
 
 // That the kernel knows nothing of what is told (ENOENT) is as good.
 void Notifier::tell(const Change& change) {
-  const auto now = catalog_.lookup(change.parent, change.name);
-  const bool gone = !now || now->inode != change.child;
+  if (change.parent == 0) {
+    fuse_lowlevel_notify_inval_inode(session_, change.child, 0, 0);
+    return;
+  }
+  const auto there = catalog_.lookup(change.parent, change.name);
+  const bool gone = !there || there->inode != change.child;
   if (!gone || fuse_lowlevel_notify_delete(session_, change.parent, change.child,
                                            change.name.c_str(), change.name.size()) != 0)
     fuse_lowlevel_notify_inval_entry(session_, change.parent, change.name.c_str(),

@@ -16,30 +16,38 @@ namespace volfs::fuse {
 
 class Notifier final : public engine::Catalog::Listener {
  public:
-  // Both outlive this.
-  Notifier(engine::Catalog& catalog, fuse_session* session)
-      : catalog_(catalog), session_(session) {}
+  // CATALOG outlives this.
+  explicit Notifier(engine::Catalog& catalog) : catalog_(catalog) {}
   ~Notifier() { stop(); }
 
-  Status start();
+  // SESSION, which is mounted, outlives the thread.
+  Status start(fuse_session* session);
   // Ends the thread, after what it is just telling.
   void stop();
+  // Waits, for a second at most, until the kernel knows of all changes up to now. Not on a thread
+  // that serves requests.
+  void settle();
   void name_changed(uint64_t parent, const std::string& name, uint64_t child) override;
+  void volume_changed(uint64_t inode) override;
 
  private:
   struct Change {
-    uint64_t parent;
+    uint64_t parent;  // 0: no name has changed
     std::string name;
     uint64_t child;
   };
+  void add(Change change);
   void run();
   void tell(const Change& change);
 
   engine::Catalog& catalog_;
-  fuse_session* const session_;
+  fuse_session* session_ = nullptr;
   Mutex mutex_;  // guards all below
   CondVar wake_;
+  CondVar told_;
   std::deque<Change> changes_;
+  uint64_t noted_ = 0;  // changes there ever were
+  uint64_t done_ = 0;   // those of them that the kernel knows
   bool stopping_ = false;
   Thread thread_;
 };

@@ -43,7 +43,8 @@ class MountedServer final : public Server {
         catalog_(catalog),
         tree_(catalog),
         path_(workers_),
-        operations_(tree_, path_, options_) {}
+        operations_(tree_, path_, options_),
+        notifier_(catalog_) {}
   ~MountedServer() override;
 
   Status mount(const std::string& mountpoint);
@@ -70,6 +71,7 @@ class MountedServer final : public Server {
   int fd_ = -1;       // the connection; libfuse closes its own when it unmounts
   int stop_fd_ = -1;  // readable once stop() was called
   std::unique_ptr<DevTransport> transport_;
+  Notifier notifier_;
   int ready_fd_ = -1;  // readable once INIT was answered
   std::atomic<bool> init_sent_{false};
 };
@@ -161,7 +163,12 @@ void MountedServer::unmount() {
 }
 
 void MountedServer::set_control(std::function<std::string(std::string)> handle) {
-  operations_.control = std::move(handle);
+  // Whoever reads the reply finds what it speaks of: new names, another size.
+  operations_.control = [this, handle = std::move(handle)](std::string request) {
+    std::string reply = handle(std::move(request));
+    notifier_.settle();
+    return reply;
+  };
   tree_.set_control();
 }
 
@@ -191,13 +198,12 @@ void MountedServer::wait_end(int ended_fd) {
 Status MountedServer::serve(const std::function<void()>& ready) {
   transport_ = std::make_unique<DevTransport>(session_, fd_, path_, thread_count(options_.threads));
   VOLFS_TRY(transport_->start());
-  Notifier notifier(catalog_, session_);
   if (wait_ready(transport_->ended_fd())) {
-    if (auto status = notifier.start(); !status) log_warning("{}", status.error().text());
+    if (auto status = notifier_.start(session_); !status) log_warning("{}", status.error().text());
     if (ready) ready();
   }
   wait_end(transport_->ended_fd());
-  notifier.stop();
+  notifier_.stop();
   transport_->join();
   workers_.drain();
   unmount();
@@ -205,6 +211,11 @@ Status MountedServer::serve(const std::function<void()>& ready) {
 }
 
 }  // namespace
+
+Status Server::check(const Options& options) {
+  VOLFS_TRY(check_mount_point(options));
+  return {};
+}
 
 Result<std::unique_ptr<Server>> Server::mount(engine::Catalog& catalog, const Options& options) {
   VOLFS_TRY_ASSIGN(const std::string mountpoint, check_mount_point(options));

@@ -45,7 +45,10 @@ class Volume {
   uint64_t size() const { return bytes_.size(); }
   bool read_only() const { return device_.read_only(); }
   // After the device below has changed size or permission.
-  void refresh() { bytes_.refresh(); }
+  void refresh() {
+    bytes_.refresh();
+    touched();
+  }
 
   // Bytes that are allocated on the images, for st_blocks. Walks the allocation when something was
   // written since the last call and may read metadata of many extents: call it where waiting is
@@ -62,6 +65,8 @@ class Volume {
   bool open();
   void close();
   uint64_t open_count() const;
+  // Waits until no file of it is open; false when DEADLINE has passed.
+  bool wait_unused(TimePoint deadline);
 
   // Counters for status and metrics; relaxed.
   struct Counters {
@@ -80,6 +85,7 @@ class Volume {
   std::atomic<int64_t> modified_;
   std::atomic<uint64_t> changes_{1};
   mutable Mutex mutex_;  // guards all below
+  CondVar unused_;
   std::string path_;
   uint64_t open_count_ = 0;
   bool going_ = false;
@@ -100,6 +106,8 @@ class Catalog {
   // back into the catalog. PARENT is the directory's inode, CHILD the inode that left or came.
   struct Listener {
     virtual void name_changed(uint64_t parent, const std::string& name, uint64_t child) = 0;
+    // Told after a volume has got another size, permission or data, otherwise than by writing.
+    virtual void volume_changed(uint64_t inode) = 0;
 
    protected:
     ~Listener() = default;
@@ -118,6 +126,9 @@ class Catalog {
   Status remove(std::string_view path);
   // EEXIST, ENOENT.
   Status rename(std::string_view from, std::string_view to);
+
+  // After the device of VOLUME has changed size, permission or data otherwise than by writing.
+  void changed(Volume& volume);
 
   std::shared_ptr<Volume> find(std::string_view path) const;
   std::vector<std::shared_ptr<Volume>> volumes() const;

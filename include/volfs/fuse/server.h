@@ -33,6 +33,8 @@ struct Options {
 
 class Server {
  public:
+  // Whether mount() can succeed, as far as that can be told: the same errors.
+  static Status check(const Options& options);
   // Mounts: at return the directory answers, once serve() runs. Errors name the mount point and
   // why (busy, stale, no permission, no /dev/fuse).
   static Result<std::unique_ptr<Server>> mount(engine::Catalog& catalog, const Options& options);

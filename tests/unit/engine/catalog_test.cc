@@ -18,7 +18,9 @@ struct Record final : Catalog::Listener {
   void name_changed(uint64_t parent, const std::string& name, uint64_t) override {
     told.push_back(std::to_string(parent) + "/" + name);
   }
+  void volume_changed(uint64_t inode) override { changed.push_back(inode); }
   std::vector<std::string> told;
+  std::vector<uint64_t> changed;
 };
 
 std::vector<std::string> names(const Catalog& catalog, uint64_t directory) {
@@ -47,6 +49,33 @@ TEST_CASE("volumes are found by path and by inode, in directories that come and 
   CHECK(names(catalog, Catalog::root).empty());
   CHECK(!catalog.get(volume->inode()));
   CHECK(record.told == std::vector<std::string>{"1/vg0", "2/root", "2/root", "1/vg0"});
+}
+
+TEST_CASE("a device that has changed is told by its inode, and its size is read anew") {
+  struct Sized final : BlockDevice {
+    Sized() : BlockDevice("sized", 4096) {}
+    void grow() { set_size(8192); }
+  } device;
+  Catalog catalog({});
+  Record record;
+  catalog.set_listener(&record);
+  const auto volume = catalog.add("map", device).value();
+  device.grow();
+  CHECK(volume->size() == 4096);
+  catalog.changed(*volume);
+  CHECK(volume->size() == 8192);
+  CHECK(record.changed == std::vector<uint64_t>{volume->inode()});
+}
+
+TEST_CASE("waiting until a volume is not open ends with its last close or in time") {
+  Dummy device;
+  Catalog catalog({});
+  const auto volume = catalog.add("md0", device).value();
+  CHECK(volume->wait_unused(now()));
+  REQUIRE(volume->open());
+  CHECK_FALSE(volume->wait_unused(now()));
+  volume->close();
+  CHECK(volume->wait_unused(now()));
 }
 
 TEST_CASE("a name is taken once, and a volume is no directory") {
