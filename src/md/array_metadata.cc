@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the superblocks record, and when they are written. Events are counted as md.c does: one up
+// for each update; a mere change between clean and active leaves spares alone, and going back to
+// clean takes the count back, so that idle spares need not be woken for it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "array_core.h"
+#include "volfs/io_batch.h"
+#include "volfs/log.h"
+
+namespace volfs::md {
+namespace {
+
+constexpr uint32_t most_read_errors = 20;                // corrected ones, as md
+constexpr Nanos read_error_age = std::chrono::hours(1);  // they count half after so long
+
+}  // namespace
+
+Array::Core::Core(const ArrayOptions& o, const ArrayMetadata& a)
+    : options(o), shared(a.geometry), array(a) {
+  shared.host = this;
+}
+
+Array::Core::~Core() = default;
+
+Array::Member* Array::Core::member_of(uint32_t slot) const {
+  for (const auto& member : members)
+    if (member->slot == slot) return member.get();
+  return nullptr;
+}
+
+void Array::Core::attach(Member& member, uint32_t slot, uint64_t recovered) {
+  Slot& s = shared.slots[slot];
+  member.slot = slot;
+  member.recovered = recovered;
+  s.device = member.device;
+  s.data_offset = member.sb.data_offset;
+  s.write_mostly = member.sb.write_mostly;
+  s.recovered.store(recovered);
+  s.faulty.store(false);
+}
+
+void Array::Core::detach(Member& member) {
+  Slot& s = shared.slots[member.slot];
+  s.device = nullptr;
+  s.bad.clear();
+  s.recovered.store(0);
+  s.faulty.store(false);
+  member.slot = no_slot;
+}
+
+void Array::Core::find_service() {
+  Service worst = Service::inline_;
+  for (const Slot& slot : shared.slots)
+    if (slot.present() && slot.device->service(Op::read) != Service::inline_)
+      worst = Service::blocking;
+  service.store(worst);
+}
+
+ArrayState Array::Core::state() const {
+  if (failed.load()) return ArrayState::failed;
+  return redundant && degraded_now() ? ArrayState::degraded : ArrayState::active;
+}
+
+bool Array::Core::has_failed(const char* why) {
+  if (!failed.exchange(true))
+    log_error("{}: array failed: {}; its members are not touched any more", options.name, why);
+  changed.notify_all();
+  return true;
+}
+
+void Array::Core::note(bool devices) {
+  ++wanted;
+  (devices ? devices_changed : clean_changed) = true;
+}
+
+// ---- failing members -----------------------------------------------------------------------
+
+// False: the array does not survive it.
+bool Array::Core::fail_locked(Member& member) {
+  if (member.faulty) return !failed.load();
+  if (member.slot != no_slot) {
+    Slot& slot = shared.slots[member.slot];
+    if (slot.in_sync()) {
+      SlotSet missing = shared.missing();
+      missing[member.slot] = true;
+      if (!survives(shared.geometry, missing)) {
+        has_failed("too few members are left");
+        return false;
+      }
+    }
+    slot.faulty.store(true);
+  }
+  member.faulty = true;
+  note(true);
+  if (sync) sync->wake();
+  return true;
+}
+
+bool Array::Core::fail_member(uint32_t slot, const Error& why) {
+  std::unique_lock lock(mutex);
+  if (failed.load()) return false;
+  Member* member = member_of(slot);
+  if (!member) return true;
+  if (!member->faulty) {
+    log_error("{}: {} failed: {}", options.name, member->device->name(), why.text());
+    if (!fail_locked(*member)) return false;
+  }
+  // Even if another thread failed it: the others must say so on disk before a write counts.
+  return commit(lock) && !failed.load();
+}
+
+void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
+  std::unique_lock lock(mutex);
+  Member* member = member_of(slot);
+  if (!member || member->faulty) return;
+  const auto age = now() - member->last_read_error;
+  const auto halvings = std::min<int64_t>(age / read_error_age, 31);
+  member->read_errors = (member->read_errors >> halvings) + 1;
+  member->last_read_error = now();
+  ++member->all_read_errors;
+  member->sb.corrected_reads += static_cast<uint32_t>(length / sector_size);
+  log_warning("{}: {}: corrected a read error of {} bytes", options.name, member->device->name(),
+              length);
+  if (member->read_errors <= most_read_errors) return;
+  lock.unlock();
+  fail_member(slot, Error::make(EIO, "too many read errors"));
+}
+
+bool Array::Core::sync_needed(uint64_t begin, uint64_t end) {
+  const SyncKind kind = sync->kind();
+  if (kind == SyncKind::check || kind == SyncKind::repair || !bitmap) return true;
+  if (kind == SyncKind::recover) return !sync->by_bitmap() || bitmap->needed(begin, end, true);
+  return bitmap->needed(begin, end, false);
+}
+
+Status Array::Core::flush_members() {
+  std::vector<uint32_t> slots;
+  IoBatch batch;
+  {
+    const std::lock_guard lock(mutex);
+    for (uint32_t i = 0; i < shared.geometry.raid_disks; ++i)
+      if (shared.slots[i].present()) {
+        batch.flush(*shared.slots[i].device);
+        slots.push_back(i);
+      }
+  }
+  if (failed.load()) return fail_sys(EIO, "flush");
+  if (auto status = batch.run(); !status) {
+    for (size_t op = 0; op < batch.size(); ++op)
+      if (batch.error(op) != 0 && !fail_member(slots[op], Error::sys(batch.error(op), "flush")))
+        return status;
+  }
+  return {};
+}
+
+// ---- superblocks ---------------------------------------------------------------------------
+
+Status Array::Core::commit(std::unique_lock<Mutex>& lock) {
+  if (read_only || !redundant) return {};
+  const uint64_t target = wanted;
+  while (written < target && !failed.load()) {
+    if (updating) {
+      changed.wait(mutex);
+      continue;
+    }
+    updating = true;
+    write_superblocks(lock);
+    updating = false;
+    changed.notify_all();
+  }
+  if (failed.load()) return fail_sys(EIO, "the array has failed");
+  return {};
+}
+
+// 0.90 numbers active members by their slot, the others after these.
+void Array::Core::number_members() {
+  const uint32_t disks = shared.geometry.raid_disks;
+  if (!format->numbers_by_slot()) {
+    uint32_t count = 0;
+    for (const auto& m : members) count = std::max(count, m->sb.dev_number + 1);
+    array.roles.assign(count, role_spare);
+    for (const auto& m : members)
+      array.roles[m->sb.dev_number] = m->faulty            ? role_faulty
+                                      : m->slot == no_slot ? role_spare
+                                                           : static_cast<uint16_t>(m->slot);
+    return;
+  }
+  array.roles.assign(max_devices(array.version), role_spare);
+  std::vector<Device90> devices(max_devices(array.version));
+  uint32_t next = disks;
+  std::vector<bool> filled(disks);
+  for (const auto& m : members) {
+    const bool active = m->slot != no_slot && !m->faulty && shared.slots[m->slot].in_sync();
+    uint32_t number = active ? m->slot : next;
+    if (!active && number >= devices.size()) continue;
+    if (!active) ++next;
+    if (active) filled[number] = true;
+    Device90& d = devices[number];
+    if (m->sb.dev_number < array.devices90.size()) d = array.devices90[m->sb.dev_number];
+    d.present = true;
+    d.removed = false;
+    d.write_mostly = m->sb.write_mostly;
+    m->sb.dev_number = number;
+    array.roles[number] = active      ? static_cast<uint16_t>(m->slot)
+                          : m->faulty ? role_faulty
+                                      : role_spare;
+  }
+  for (uint32_t i = 0; i < disks; ++i)
+    if (!filled[i]) {
+      array.roles[i] = role_faulty;
+      devices[i] = {};
+      devices[i].present = devices[i].removed = true;
+    }
+  array.devices90 = std::move(devices);
+}
+
+void Array::Core::next_events(bool nospares) {
+  const bool whole = clean.load() && resync_position == all_in_sync;
+  if (nospares && whole && can_decrease_events && array.events != 1) {
+    --array.events;
+    can_decrease_events = false;
+  } else {
+    ++array.events;
+    can_decrease_events = nospares;
+  }
+}
+
+MemberMetadata Array::Core::described(const Member& member) const {
+  MemberMetadata sb = member.sb;
+  sb.array = array;
+  sb.recovery_offset.reset();
+  sb.recovery_by_bitmap = false;
+  if (member.slot != no_slot && !member.faulty && !shared.slots[member.slot].in_sync()) {
+    sb.recovery_offset = member.recovered;
+    sb.recovery_by_bitmap = member.by_bitmap;
+  }
+  sb.roles_room = std::max<uint32_t>(sb.roles_room, static_cast<uint32_t>(array.roles.size()));
+  return sb;
+}
+
+// One round: who cannot take his superblock fails, which the next round tells the others.
+void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
+  for (;;) {
+    const uint64_t round = wanted;
+    const bool nospares = clean_changed && !devices_changed && !degraded_now();
+    clean_changed = devices_changed = false;
+    next_events(nospares);
+    number_members();
+    array.utime = {static_cast<uint64_t>(wall_clock() / std::chrono::seconds(1)), 0};
+    array.resync_offset = clean.load() ? resync_position : 0;
+    std::vector<std::pair<Member*, SuperblockFormat::Image>> images;
+    for (const auto& member : members) {
+      if (member->faulty) continue;
+      const bool idle_spare = nospares && member->slot == no_slot;
+      if (member->written_events == array.events ||
+          (idle_spare && member->written_events + 1 == array.events))
+        continue;
+      auto image = format->encode(described(*member));
+      if (!image) {
+        log_error("{}: {}: {}", options.name, member->device->name(), image.error().text());
+        continue;
+      }
+      images.emplace_back(member.get(), std::move(*image));
+    }
+    const uint64_t events = array.events;
+    lock.unlock();
+    std::vector<Member*> lost;
+    IoBatch batch;
+    std::vector<iovec> list(images.size());
+    for (size_t i = 0; i < images.size(); ++i) {
+      list[i] = {images[i].second.bytes.data(), images[i].second.bytes.size()};
+      batch.write(*images[i].first->metadata, images[i].second.offset, {&list[i], 1}, Fua::yes);
+    }
+    WriteIntent::Failed no_bitmap;
+    if (bitmap) no_bitmap = bitmap->write_events(events);
+    const bool ok = batch.run().has_value();
+    lock.lock();
+    for (size_t i = 0; i < images.size(); ++i) {
+      if (!ok && batch.error(i) != 0)
+        lost.push_back(images[i].first);
+      else
+        images[i].first->written_events = events;
+    }
+    for (const uint32_t slot : no_bitmap)
+      if (Member* m = member_of(slot)) lost.push_back(m);
+    written = round;
+    if (lost.empty()) return;
+    for (Member* m : lost) {
+      log_error("{}: {} failed: its superblock cannot be written", options.name, m->device->name());
+      if (!fail_locked(*m)) return;
+    }
+  }
+}
+
+WriteIntent::Failed Array::Core::write_bitmap(uint64_t offset, std::span<const std::byte> bytes) {
+  IoBatch batch;
+  std::vector<uint32_t> slots;
+  const OneSlice slice(bytes);
+  {
+    const std::lock_guard lock(mutex);
+    if (failed.load()) return {};
+    for (const auto& member : members) {
+      if (member->faulty || member->slot == no_slot) continue;
+      batch.write(*member->metadata, member->sb.bitmap_position() + offset, slice, Fua::yes);
+      slots.push_back(member->slot);
+    }
+  }
+  WriteIntent::Failed failures;
+  if (batch.run()) return failures;
+  for (size_t op = 0; op < batch.size(); ++op)
+    if (batch.error(op) != 0) failures.push_back(slots[op]);
+  return failures;
+}
+
+// Reads the bitmap of all members in sync; a bit that is set on one of them counts.
+Status Array::Core::open_bitmap() {
+  if (!array.has_bitmap || !redundant) return {};
+  std::optional<BitmapSuperblock> super;
+  std::vector<std::byte> image;
+  uint64_t room = UINT64_MAX;
+  bool trusted = true;
+  Error last = Error::make(EIO, "no member in sync");
+  for (const auto& m : members) {
+    room = std::min(room, m->sb.bitmap_room());
+    if (m->slot == no_slot || m->faulty || !shared.slots[m->slot].in_sync()) continue;
+    std::vector<std::byte> bytes(bitmap_superblock_size * 2);
+    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
+      last = read.error();
+      continue;
+    }
+    auto found = decode_bitmap_superblock(bytes);
+    if (!found) {
+      last = Error(found.error()).in(m->device->name());
+      continue;
+    }
+    const BitmapGeometry geometry(*found);
+    if (geometry.disk_size() > m->sb.bitmap_room() || found->uuid != array.bitmap_uuid() ||
+        found->sync_size != personality->sync_size()) {
+      last = Error::invalid(m->device->name() + ": the bitmap does not belong to the array");
+      continue;
+    }
+    bytes.resize(round_up(geometry.disk_size(), sector_size));
+    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
+      last = read.error();
+      continue;
+    }
+    if (!super) {
+      super = *found;
+      image = std::move(bytes);
+    } else if (bytes.size() == image.size() && found->chunk == super->chunk) {
+      for (size_t i = bitmap_superblock_size; i < bytes.size(); ++i) image[i] |= bytes[i];
+    }
+    trusted = trusted && !found->stale && found->events >= array.events;
+  }
+  if (!super) {
+    if (read_only) return {};
+    return fail(std::move(last).in("bitmap"));
+  }
+  super->stale = false;
+  auto fail = [this](const WriteIntent::Failed& slots) {
+    bool survived = true;
+    for (const uint32_t slot : slots)
+      survived = fail_member(slot, Error::make(EIO, "bitmap write")) && survived;
+    return survived;
+  };
+  bitmap = std::make_unique<WriteIntent>(
+      *super, room, std::move(image),
+      [this](uint64_t offset, std::span<const std::byte> bytes) {
+        return write_bitmap(offset, bytes);
+      },
+      fail);
+  const bool dirty = resync_position != all_in_sync;
+  if (dirty && !trusted)
+    bitmap->need_everything();
+  else if (dirty || (degraded_now() && super->events_cleared != array.events))
+    bitmap->need_all_set();
+  return {};
+}
+
+// ---- clean or active -----------------------------------------------------------------------
+
+Status Array::Core::begin_write() {
+  writers.fetch_add(1);
+  if (!clean.load() && active_durable.load()) return {};
+  std::unique_lock lock(mutex);
+  if (clean.load()) {
+    clean.store(false);
+    note(false);
+    active_change = wanted;
+    changed.notify_all();
+  }
+  while (written < active_change && !failed.load()) VOLFS_TRY(commit(lock));
+  if (failed.load()) return fail_sys(EIO, "the array has failed");
+  active_durable.store(true);
+  return {};
+}
+
+void Array::Core::end_write() {
+  last_write.store(now().time_since_epoch().count());
+  finished_writes.fetch_add(1);
+  writers.fetch_sub(1);
+}
+
+// Goes back to clean when nobody has written for a while. NEXT: when to look again.
+bool Array::Core::try_clean(std::unique_lock<Mutex>& lock, TimePoint& next) {
+  if (clean.load() || failed.load()) return false;
+  const TimePoint due = TimePoint(Nanos(last_write.load())) + options.safe_mode_delay;
+  if (writers.load() > 0 || now() < due) {
+    next = std::min(next, writers.load() > 0 ? now() + options.safe_mode_delay : due);
+    return false;
+  }
+  // What was written must be on disk before the superblock says that it is in sync.
+  const uint64_t finished = finished_writes.load();
+  lock.unlock();
+  const Status flushed = flush_members();
+  lock.lock();
+  if (!flushed || stopping || failed.load()) return false;
+  active_durable.store(false);
+  clean.store(true);
+  // A write that began between looks at `clean` after it has counted itself.
+  if (writers.load() > 0 || finished != finished_writes.load()) {
+    clean.store(false);
+    active_durable.store(true);
+    next = std::min(next, now() + options.safe_mode_delay);
+    return false;
+  }
+  note(false);
+  return commit(lock).has_value();
+}
+
+Nanos Array::Core::sweep_interval() const {
+  if (options.bitmap_sweep) return *options.bitmap_sweep;
+  return std::chrono::seconds(bitmap->superblock().daemon_sleep);
+}
+
+void Array::Core::run_daemon() {
+  std::unique_lock lock(mutex);
+  TimePoint next_sweep = bitmap ? now() + sweep_interval() : never;
+  bool sweeping = bitmap != nullptr;
+  while (!stopping) {
+    TimePoint next = never;
+    const bool was_active = !clean.load();
+    try_clean(lock, next);
+    if (stopping) break;
+    if (bitmap && !failed.load()) {
+      sweeping = sweeping || was_active;
+      if (sweeping && now() >= next_sweep) {
+        const bool whole = !degraded_now();
+        const uint64_t events = array.events;
+        lock.unlock();
+        sweeping = bitmap->sweep(false, whole, events, [this] { return flush_members(); });
+        lock.lock();
+        next_sweep = now() + sweep_interval();
+      }
+      if (sweeping) next = std::min(next, next_sweep);
+    }
+    if (stopping) break;
+    if (next == never && !clean.load() && !failed.load()) next = now() + options.safe_mode_delay;
+    changed.wait_until(mutex, next);
+  }
+}
+
+}  // namespace volfs::md

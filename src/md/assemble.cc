@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Finding superblocks, and making an array of members that agree: the freshest says who belongs
+// where. The rules are those of md.c and mdadm's Assemble.c.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "array_core.h"
+#include "volfs/log.h"
+
+namespace volfs::md {
+
+Result<std::optional<MemberMetadata>> scan(BlockDevice& device) {
+  std::optional<MemberMetadata> best;
+  std::optional<Error> damage;
+  for (const SuperblockVersion version : superblock_versions) {
+    const auto offset = superblock_offset(version, round_down(device.size(), sector_size));
+    if (!offset || !range_within(*offset, superblock_size, device.size())) continue;
+    SuperblockBytes bytes;
+    VOLFS_TRY(device.read(*offset, bytes));
+    if (!looks_like_superblock(version, bytes)) continue;
+    auto found = decode_superblock(version, bytes, round_down(device.size(), sector_size));
+    if (!found) {
+      if (!damage)
+        damage = std::move(found.error())
+                     .in(fmt::format("{}: superblock {} at {}", device.name(),
+                                     version_name(version), *offset));
+      continue;
+    }
+    // A device may bear an old one beside: the one made last counts, as for mdadm.
+    if (!best || found->array.ctime.seconds > best->array.ctime.seconds) best = std::move(*found);
+  }
+  if (!best && damage) return fail(std::move(*damage));
+  return best;
+}
+
+class Assembler {
+ public:
+  Assembler(std::span<BlockDevice* const> devices, const ArrayOptions& options)
+      : devices_(devices), o_(options) {}
+  Result<std::unique_ptr<Array>> run();
+
+ private:
+  struct Candidate {
+    BlockDevice* device;
+    MemberMetadata sb;
+    uint16_t role = role_spare;  // by the freshest superblock
+    bool stale = false;
+  };
+  Status read_all();
+  Status check_same();
+  Status check_supported() const;
+  void find_roles();
+  Status place();
+  void force_stale(std::vector<int>& slots);
+  Status check_dirty();
+  Status make_personality();
+  Status read_bad_blocks(Array::Member& member);
+  Limits limits() const;
+  std::string slots_text(const SlotSet& set) const;
+  Array::Core& core() { return *core_; }
+  uint32_t disks() const { return fresh_->sb.array.geometry.raid_disks; }
+
+  std::span<BlockDevice* const> devices_;
+  const ArrayOptions& o_;
+  std::vector<Candidate> found_;
+  const Candidate* fresh_ = nullptr;
+  std::unique_ptr<Array::Core> core_;
+};
+
+Status Assembler::read_all() {
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    for (size_t j = 0; j < i; ++j)
+      if (devices_[i] == devices_[j])
+        return fail_invalid(fmt::format("{} is given twice", devices_[i]->name()));
+    VOLFS_TRY_ASSIGN(auto sb, scan(*devices_[i]));
+    if (!sb) return fail_invalid(fmt::format("{} bears no md superblock", devices_[i]->name()));
+    found_.push_back({devices_[i], std::move(*sb)});
+  }
+  if (found_.empty()) return fail_invalid("no members are given");
+  return {};
+}
+
+Status Assembler::check_same() {
+  for (const Candidate& c : found_) {
+    const Candidate& first = found_.front();
+    if (c.sb.array.uuid != first.sb.array.uuid)
+      return fail_invalid(fmt::format("{} belongs to array {}, but {} to {}", c.device->name(),
+                                      format_uuid(c.sb.array.uuid), first.device->name(),
+                                      format_uuid(first.sb.array.uuid)));
+    if (c.sb.array.version != first.sb.array.version)
+      return fail_invalid(fmt::format("{} has metadata {}, but {} has {}", c.device->name(),
+                                      version_name(c.sb.array.version), first.device->name(),
+                                      version_name(first.sb.array.version)));
+    if (!fresh_ || c.sb.array.events > fresh_->sb.array.events) fresh_ = &c;
+  }
+  for (const Candidate& c : found_)
+    for (const Candidate& other : found_) {
+      if (&c == &other) break;
+      const bool same =
+          c.sb.array.version == SuperblockVersion::v0_90
+              ? c.sb.dev_number == other.sb.dev_number && c.sb.array.events == other.sb.array.events
+              : c.sb.device_uuid == other.sb.device_uuid;
+      if (same)
+        return fail_invalid(fmt::format("{} and {} are the same member (device {}): one is a copy",
+                                        other.device->name(), c.device->name(), c.sb.dev_number));
+    }
+  return {};
+}
+
+Status Assembler::check_supported() const {
+  const ArrayMetadata& a = fresh_->sb.array;
+  if (a.reshape)
+    return fail(Error::make(ENOTSUP, "a reshape was begun and has not ended: not supported"));
+  if (o_.read_only) return {};
+  if (a.has_journal)
+    return fail(Error::make(ENOTSUP, "a journal device is needed for writing: assemble read-only"));
+  if (a.has_ppl)
+    return fail(
+        Error::make(ENOTSUP, "the partial parity log is not supported: assemble read-only"));
+  for (const Candidate& c : found_)
+    if (c.device->read_only())
+      return fail(
+          Error::make(EROFS, fmt::format("{} is read-only: assemble read-only", c.device->name())));
+  return {};
+}
+
+// What the freshest superblock says of each. A difference of one event is none: the update may
+// just not have reached all.
+void Assembler::find_roles() {
+  const ArrayMetadata& a = fresh_->sb.array;
+  for (Candidate& c : found_) {
+    c.role = c.sb.dev_number < a.roles.size() ? a.roles[c.sb.dev_number] : role_spare;
+    c.stale = c.sb.array.events + 1 < a.events;
+    if (!c.stale || c.role >= max_role) continue;
+    log_warning("{}: {} is left out: its events are {}, others have {}", o_.name, c.device->name(),
+                c.sb.array.events, a.events);
+  }
+}
+
+std::string Assembler::slots_text(const SlotSet& set) const {
+  std::string text;
+  for (uint32_t i = 0; i < disks(); ++i)
+    if (set[i]) text += fmt::format("{}{}", text.empty() ? "" : ", ", i);
+  return text;
+}
+
+// With force: the least stale ones first, until it is enough.
+void Assembler::force_stale(std::vector<int>& slots) {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < found_.size(); ++i)
+    if (found_[i].stale) order.push_back(i);
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return found_[a].sb.array.events > found_[b].sb.array.events;
+  });
+  for (const size_t i : order) {
+    SlotSet missing;
+    for (uint32_t s = 0; s < disks(); ++s)
+      missing[s] = slots[s] < 0 || found_[static_cast<size_t>(slots[s])].sb.recovery_offset;
+    if (survives(fresh_->sb.array.geometry, missing)) return;
+    const uint16_t own = found_[i].sb.role();
+    if (own >= disks() || slots[own] >= 0) continue;
+    log_warning("{}: forcing {} into slot {}", o_.name, found_[i].device->name(), own);
+    slots[own] = static_cast<int>(i);
+    found_[i].stale = false;
+    found_[i].role = own;
+  }
+}
+
+Status Assembler::place() {
+  const ArrayMetadata& a = fresh_->sb.array;
+  std::vector<int> slots(disks(), -1);
+  for (size_t i = 0; i < found_.size(); ++i) {
+    const Candidate& c = found_[i];
+    if (c.stale || c.role >= disks() || c.sb.replacement) continue;
+    if (slots[c.role] >= 0)
+      return fail_invalid(fmt::format("{} and {} both are slot {}", c.device->name(),
+                                      found_[static_cast<size_t>(slots[c.role])].device->name(),
+                                      c.role));
+    slots[c.role] = static_cast<int>(i);
+  }
+  if (o_.force) force_stale(slots);
+  SlotSet missing;
+  for (uint32_t s = 0; s < disks(); ++s)
+    missing[s] = slots[s] < 0 || found_[static_cast<size_t>(slots[s])].sb.recovery_offset;
+  if (!survives(a.geometry, missing)) {
+    const bool stale = std::any_of(found_.begin(), found_.end(), [](auto& c) { return c.stale; });
+    return fail(Error::make(
+        EIO, fmt::format("too few members: {} of {} slots are missing or not in sync ({}){}",
+                         missing.count(), disks(), slots_text(missing),
+                         stale ? "; force would use members that are out of date" : "")));
+  }
+  Array::Core& c = core();
+  for (size_t i = 0; i < found_.size(); ++i) {
+    Candidate& from = found_[i];
+    const bool spare = from.role == role_spare && !from.sb.replacement;
+    if ((from.stale && !spare) || (!spare && from.role >= disks()) || from.sb.replacement) continue;
+    auto member = std::make_unique<Array::Member>();
+    member->device = member->metadata = from.device;
+    member->written_events = from.sb.array.events;
+    member->sb = from.sb;
+    member->by_bitmap = from.sb.recovery_by_bitmap;
+    if (!spare) c.attach(*member, from.role, from.sb.recovery_offset.value_or(all_in_sync));
+    if (!spare) VOLFS_TRY(read_bad_blocks(*member));
+    c.members.push_back(std::move(member));
+  }
+  return {};
+}
+
+Status Assembler::read_bad_blocks(Array::Member& member) {
+  const MemberMetadata& sb = member.sb;
+  if (!sb.bad_blocks) return {};
+  std::vector<std::byte> bytes(sb.bad_block_log_size);
+  VOLFS_TRY(member.device->read(sb.bad_block_log_position(), bytes));
+  VOLFS_TRY_ASSIGN(auto ranges, in(member.device->name(), decode_bad_blocks(sb, bytes)));
+  for (BadBlockRange range : ranges) {
+    const uint64_t end = range.offset + range.length;
+    if (end <= sb.data_offset) continue;
+    range.offset = std::max(range.offset, sb.data_offset) - sb.data_offset;
+    range.length = end - sb.data_offset - range.offset;
+    core().shared.slots[member.slot].bad.push_back(range);
+  }
+  return {};
+}
+
+// Parity that may be wrong cannot stand in for what is missing.
+Status Assembler::check_dirty() {
+  Array::Core& c = core();
+  const int32_t level = c.array.geometry.level;
+  c.resync_position = c.redundant ? c.array.resync_offset : all_in_sync;
+  if (level >= 4 && level <= 6 && c.resync_position != all_in_sync && c.degraded_now() &&
+      !c.read_only) {
+    if (!o_.force)
+      return fail(Error::make(
+          EIO, fmt::format("the array was not stopped cleanly and slots {} are missing: what is "
+                           "computed for them may be wrong; force starts it all the same",
+                           slots_text(c.shared.missing()))));
+    log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
+    c.resync_position = all_in_sync;
+  }
+  c.shared.agreed.store(c.resync_position);
+  return {};
+}
+
+Status Assembler::make_personality() {
+  Array::Core& c = core();
+  c.shared.member_size = c.array.member_size;
+  for (uint32_t i = 0; i < disks(); ++i) {
+    const Array::Member* m = c.member_of(i);
+    if (!m) continue;
+    if (!c.redundant)
+      c.shared.sizes.push_back(c.array.member_size != 0 ? c.array.member_size : m->sb.data_size);
+  }
+  VOLFS_TRY_ASSIGN(c.personality, md::make_personality(c.shared));
+  return {};
+}
+
+Limits Assembler::limits() const {
+  Limits sum;
+  bool first = true;
+  for (const auto& m : core_->members) {
+    const Limits below = m->device->limits();
+    sum = first ? below : Limits::stack(sum, below);
+    first = false;
+  }
+  const Geometry& g = core_->array.geometry;
+  uint64_t data = g.raid_disks;
+  if (g.level >= 4 && g.level <= 5) --data;
+  if (g.level == 6) data -= 2;
+  if (g.level == 10)
+    data = std::max<uint64_t>(1, data / ((g.layout & 255) * (g.layout >> 8 & 255)));
+  if (g.chunk != 0 && g.level >= 0 && g.chunk <= UINT32_MAX / std::max<uint64_t>(data, 1)) {
+    sum.io_min = static_cast<uint32_t>(g.chunk);
+    sum.io_opt = static_cast<uint32_t>(g.chunk * data);
+  }
+  if (g.level >= 4 && g.level <= 6)
+    sum.discard_granularity = static_cast<uint32_t>(std::min<uint64_t>(g.chunk * data, UINT32_MAX));
+  else if (g.level > 0 && sum.discard_granularity == 0)
+    sum.discard_granularity = 4096;
+  return sum;
+}
+
+Result<std::unique_ptr<Array>> Assembler::run() {
+  VOLFS_TRY(read_all());
+  VOLFS_TRY(check_same());
+  VOLFS_TRY(check_supported());
+  find_roles();
+  ArrayMetadata array = fresh_->sb.array;
+  if (array.geometry.level == 0 && array.geometry.layout == raid0_layout::unknown &&
+      o_.raid0_layout)
+    array.geometry.layout = *o_.raid0_layout;
+  core_ = std::make_unique<Array::Core>(o_, array);
+  Array::Core& c = core();
+  c.read_only = c.shared.read_only = o_.read_only;
+  c.redundant = array.geometry.level > 0;
+  c.format = std::make_unique<MdSuperblockFormat>(array.version);
+  VOLFS_TRY(place());
+  VOLFS_TRY(check_dirty());
+  VOLFS_TRY(make_personality());
+  if (c.redundant) c.sync = std::make_unique<SyncEngine>(c);
+  VOLFS_TRY(c.open_bitmap());
+  const uint64_t size = c.personality->size();
+  const Limits limit = limits();
+  auto result = std::unique_ptr<Array>(new Array(o_, std::move(core_), size, limit));
+  VOLFS_TRY(result->start());
+  return result;
+}
+
+Result<std::unique_ptr<Array>> Array::assemble(std::span<BlockDevice* const> devices,
+                                               const ArrayOptions& options) {
+  return in(options.name, Assembler(devices, options).run());
+}
+
+}  // namespace volfs::md

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What a RAID level does, apart from all that is the same for every level: a personality knows
+// where the bytes lie and how redundancy is made and used; it knows no superblock, no bitmap and no
+// thread. Its functions run on any thread, inside the array's gates.
+//
+// Sync space: the range that a resync runs over, in which ranges are locked and bitmap bits count.
+// It is member bytes for raid1 and the parity levels, array bytes for raid10.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "volfs/block_device.h"
+#include "volfs/md/layout.h"
+#include "volfs/md/superblock.h"
+#include "volfs/range_lock.h"
+
+namespace volfs::md {
+
+// One place of the array and the member that fills it. Offsets count from the member's data.
+struct Slot {
+  // These change only while the array's gates are closed.
+  BlockDevice* device = nullptr;
+  uint64_t data_offset = 0;
+  bool write_mostly = false;
+  std::vector<BadBlockRange> bad;  // from the start of the data, sorted
+
+  std::atomic<bool> faulty{false};
+  std::atomic<uint64_t> recovered{0};  // its content is right up to here; all_in_sync: all of it
+
+  bool present() const { return device != nullptr && !faulty.load(std::memory_order_acquire); }
+  bool in_sync() const { return present() && recovered.load() == all_in_sync; }
+  bool readable(uint64_t offset, uint64_t length) const;
+};
+
+// What a personality asks of the array.
+class Host {
+ public:
+  // The member of SLOT could not be written. At return it counts as failed and the other members
+  // say so durably. False: the array does not survive that; it has failed.
+  virtual bool fail_member(uint32_t slot, const Error& why) = 0;
+  // A read error of the member was corrected. False: there were too many; it was failed.
+  virtual void corrected_read(uint32_t slot, uint64_t length) = 0;
+  // Whether sync must look at [begin, end) of the sync space. The range is locked.
+  virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
+
+ protected:
+  ~Host() = default;
+};
+
+// What array and personality share.
+struct Members {
+  explicit Members(const Geometry& g) : geometry(g), slots(g.raid_disks) {}
+  const Geometry geometry;
+  uint64_t member_size = 0;     // used of each; 0 for linear and raid0
+  std::vector<uint64_t> sizes;  // by slot, for linear and raid0
+  std::vector<Slot> slots;      // never resized
+  bool read_only = false;       // nothing may be written, not even to correct
+  RangeLock lock;               // of the sync space
+  // Up to here (sync space) redundancy is known to agree: beyond it every reader must take the same
+  // copy.
+  std::atomic<uint64_t> agreed{all_in_sync};
+  Host* host = nullptr;
+
+  SlotSet missing() const;  // slots that are not in sync
+};
+
+enum class SyncKind : uint8_t { resync, recover, check, repair };
+struct SyncStep {
+  uint64_t done = 0;        // bytes from the position on
+  uint64_t mismatches = 0;  // bytes where redundancy disagreed, as md counts them
+};
+
+class Personality {
+ public:
+  explicit Personality(Members& members) : m_(members) {}
+  virtual ~Personality() = default;
+  Personality(const Personality&) = delete;
+  Personality& operator=(const Personality&) = delete;
+
+  virtual uint64_t size() const = 0;
+  // Whether writes only go through (map) and need no care: linear and raid0.
+  virtual bool maps_writes() const { return false; }
+  // Whether map() may be asked now for all of the range.
+  virtual bool mappable(uint64_t offset, uint64_t length) const = 0;
+  virtual void map(uint64_t offset, uint64_t length, Mapping& out) const = 0;
+
+  virtual Status read(uint64_t offset, IoSpan iov) = 0;
+  virtual Status write(uint64_t offset, IoSpan iov, Fua fua) = 0;
+  // Makes the range read as zeros.
+  virtual Status write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) = 0;
+  // The part of the sync space that a write touches.
+  struct Span {
+    uint64_t begin = 0, end = 0;
+  };
+  virtual Span sync_span(uint64_t offset, uint64_t length) const = 0;
+
+  virtual uint64_t sync_size() const = 0;
+  // Works on at most LENGTH bytes at POSITION: of the sync space, or for `recover` of the members
+  // that are present and not in sync. Moves their `recovered` on.
+  virtual Result<SyncStep> sync(SyncKind kind, uint64_t position, uint64_t length) = 0;
+
+ protected:
+  Members& m_;
+};
+
+// The one list of levels. The geometry is valid and the members' sizes are known.
+Result<std::unique_ptr<Personality>> make_personality(Members& members);
+
+Result<std::unique_ptr<Personality>> make_linear(Members& members);
+Result<std::unique_ptr<Personality>> make_raid0(Members& members);
+Result<std::unique_ptr<Personality>> make_raid1(Members& members);
+Result<std::unique_ptr<Personality>> make_raid10(Members& members);
+Result<std::unique_ptr<Personality>> make_raid456(Members& members);
+
+}  // namespace volfs::md

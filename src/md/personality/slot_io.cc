@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "slot_io.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+#include "volfs/units.h"
+
+namespace volfs::md {
+namespace {
+
+constexpr std::align_val_t alignment{4096};
+constexpr size_t block_size = 1 * MiB;
+
+}  // namespace
+
+void SlotIo::add(uint32_t slot, uint64_t offset, void* memory, size_t length) {
+  pieces_.push_back({slot, offset, {memory, length}});
+}
+
+void SlotIo::clear() {
+  pieces_.clear();
+  failures_.clear();
+}
+
+bool SlotIo::run(IoOp::Kind kind) {
+  std::sort(pieces_.begin(), pieces_.end(), [](const Piece& a, const Piece& b) {
+    return a.slot != b.slot ? a.slot < b.slot : a.offset < b.offset;
+  });
+  InlineVector<iovec, 24> list;
+  list.resize(pieces_.size());
+  InlineVector<size_t, 16> firsts;  // of the operations
+  IoBatch batch;
+  for (size_t i = 0; i < pieces_.size();) {
+    const size_t first = i;
+    uint64_t end = pieces_[i].offset;
+    while (i < pieces_.size() && pieces_[i].slot == pieces_[first].slot &&
+           pieces_[i].offset == end) {
+      list[i] = pieces_[i].memory;
+      end += list[i].iov_len;
+      ++i;
+    }
+    Slot& slot = m_.slots[pieces_[first].slot];
+    const IoSpan iov(list.data() + first, i - first);
+    const uint64_t at = slot.data_offset + pieces_[first].offset;
+    if (kind == IoOp::Kind::read)
+      batch.read(*slot.device, at, iov);
+    else
+      batch.write(*slot.device, at, iov, kind == IoOp::Kind::write_fua ? Fua::yes : Fua::no);
+    firsts.push_back(first);
+  }
+  failures_.clear();
+  if (batch.run()) return true;
+  for (size_t op = 0; op < batch.size(); ++op) {
+    if (batch.error(op) == 0) continue;
+    const Piece& piece = pieces_[firsts[op]];
+    failures_.push_back(
+        {piece.slot, batch.error(op), piece.offset, total_length(batch.op(op).iov)});
+  }
+  return failures_.empty();
+}
+
+Status SlotIo::fail_members() {
+  bool survived = true;
+  for (const Failure& failure : failures_) {
+    Slot& slot = m_.slots[failure.slot];
+    const Error why = Error::sys(failure.error, slot.device->name() + ": write");
+    survived = m_.host->fail_member(failure.slot, why) && survived;
+  }
+  if (!survived) return fail_sys(EIO, "");
+  return {};
+}
+
+thread_local Scratch::Block Scratch::kept_;
+
+void Scratch::Free::operator()(std::byte* memory) const {
+  ::operator delete(memory, alignment);
+}
+
+std::byte* Scratch::take(size_t length) {
+  length = round_up(length, 4096);
+  taken_ += length;
+  if (blocks_.empty() || blocks_.back().size - blocks_.back().used < length) {
+    Block block;
+    if (length <= kept_.size) {
+      block = std::exchange(kept_, Block());
+    } else {
+      block.size = std::max(length, block_size);
+      block.memory.reset(static_cast<std::byte*>(::operator new(block.size, alignment)));
+    }
+    blocks_.push_back(std::move(block));
+  }
+  Block& block = blocks_.back();
+  std::byte* memory = block.memory.get() + block.used;
+  block.used += length;
+  return memory;
+}
+
+void Scratch::clear() {
+  for (Block& block : blocks_)
+    if (block.size == block_size && !kept_.memory) {
+      kept_ = std::move(block);
+      kept_.used = 0;
+    }
+  blocks_.clear();
+  taken_ = 0;
+}
+
+Scratch::~Scratch() {
+  clear();
+}
+
+}  // namespace volfs::md

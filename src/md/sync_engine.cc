@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What runs in the background until an array is redundant again, in the order of md_check_recovery:
+// spares into empty slots, recovery of members that are not in sync, resync, and what was asked
+// for.
+#include <algorithm>
+#include <cerrno>
+
+#include "array_core.h"
+#include "volfs/log.h"
+
+namespace volfs::md {
+namespace {
+
+constexpr uint64_t step_size = 512 * KiB;  // between two looks at whether to go on
+constexpr uint64_t checkpoints = 16;       // how often the position is recorded
+constexpr Nanos mark_distance = std::chrono::seconds(3);
+constexpr Nanos stand_back = std::chrono::milliseconds(20);
+
+SyncAction action_of(SyncKind kind) {
+  switch (kind) {
+    case SyncKind::resync:
+      return SyncAction::resync;
+    case SyncKind::recover:
+      return SyncAction::recover;
+    case SyncKind::check:
+      return SyncAction::check;
+    case SyncKind::repair:
+      return SyncAction::repair;
+  }
+  return SyncAction::idle;
+}
+
+}  // namespace
+
+SyncEngine::SyncEngine(Array::Core& core) : core_(core), held_(core.options.hold_sync) {}
+
+Status SyncEngine::start() {
+  VOLFS_TRY_ASSIGN(thread_, Thread::start("volfs-sync", [this] { main(); }));
+  return {};
+}
+
+void SyncEngine::stop() {
+  thread_.join();  // `stopping` is set
+}
+
+Status SyncEngine::request(SyncAction action) {
+  const std::lock_guard lock(core_.mutex);
+  if (core_.read_only) return fail_sys(EROFS, core_.options.name);
+  if (core_.failed.load()) return fail_sys(EIO, core_.options.name);
+  if (running_ || requested_ || can_fill() || choose())
+    return fail(Error::make(EBUSY, core_.options.name + ": another sync has not ended"));
+  requested_ = action;
+  core_.changed.notify_all();
+  return {};
+}
+
+void SyncEngine::cancel() {
+  const std::lock_guard lock(core_.mutex);
+  requested_.reset();
+  core_.changed.notify_all();
+}
+
+void SyncEngine::hold(bool hold) {
+  const std::lock_guard lock(core_.mutex);
+  held_ = hold;
+  core_.changed.notify_all();
+}
+
+void SyncEngine::wake() {
+  requeue_ = true;
+  stuck_ = false;
+  core_.changed.notify_all();
+}
+
+bool SyncEngine::wait(TimePoint deadline) {
+  const std::lock_guard lock(core_.mutex);
+  return core_.changed.wait_until(core_.mutex, deadline, [this] {
+    if (running_) return false;
+    return core_.read_only || core_.failed.load() || core_.stopping || held_ || stuck_ ||
+           (!can_fill() && !choose());
+  });
+}
+
+bool SyncEngine::can_fill() const {
+  const bool spare = std::any_of(core_.members.begin(), core_.members.end(),
+                                 [](const auto& m) { return m->spare(); });
+  if (!spare) return false;
+  for (const Slot& slot : core_.shared.slots)
+    if (!slot.present()) return true;
+  return false;
+}
+
+std::optional<SyncEngine::Run> SyncEngine::choose() const {
+  uint64_t start = all_in_sync;
+  for (const Slot& slot : core_.shared.slots)
+    if (slot.present() && !slot.in_sync()) start = std::min(start, slot.recovered.load());
+  if (start != all_in_sync) return Run{SyncKind::recover, start, core_.array.member_size};
+  const uint64_t end = core_.personality->sync_size();
+  if (core_.resync_position != all_in_sync)
+    return Run{SyncKind::resync, core_.resync_position, end};
+  if (requested_)
+    return Run{*requested_ == SyncAction::check ? SyncKind::check : SyncKind::repair, 0, end};
+  return std::nullopt;
+}
+
+// Spares take the places of members that are missing or faulty.
+bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
+  lock.unlock();
+  const std::lock_guard turn(core_.turn);
+  const Array::Reconfiguration closed(core_);
+  lock.lock();
+  for (uint32_t i = 0; i < core_.shared.geometry.raid_disks; ++i) {
+    if (core_.shared.slots[i].present()) continue;
+    const auto spare = std::find_if(core_.members.begin(), core_.members.end(),
+                                    [](const auto& m) { return m->spare(); });
+    if (spare == core_.members.end()) break;
+    if (Array::Member* old = core_.member_of(i)) core_.detach(*old);
+    core_.attach(**spare, i, 0);
+    log_info("{}: recovery of slot {} onto {}", core_.options.name, i, (*spare)->device->name());
+  }
+  core_.note(true);
+  return core_.commit(lock).has_value();
+}
+
+void SyncEngine::main() {
+  std::unique_lock lock(core_.mutex);
+  while (!core_.stopping) {
+    if (!held_ && !stuck_ && !core_.failed.load()) {
+      running_ = true;
+      if (can_fill()) {
+        stuck_ = !fill_slots(lock);
+        continue;
+      }
+      if (const auto run = choose()) {
+        carry_out(lock, *run);
+        continue;
+      }
+    }
+    running_ = false;
+    core_.changed.notify_all();
+    core_.changed.wait(core_.mutex);
+  }
+  running_ = false;
+  core_.changed.notify_all();
+}
+
+bool SyncEngine::interrupted(const Run& run) const {
+  if (core_.stopping || core_.failed.load() || held_ || requeue_) return true;
+  return (run.kind == SyncKind::check || run.kind == SyncKind::repair) && !requested_;
+}
+
+void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
+  requeue_ = false;
+  action_ = action_of(run.kind);
+  size_ = run.end;
+  position_ = run.start;
+  mark_ = oldest_ = 0;
+  marks_[0] = {now(), position_};
+  kind_.store(run.kind);
+  if (run.kind != SyncKind::recover) mismatches_.store(0);
+  by_bitmap_.store(std::all_of(core_.members.begin(), core_.members.end(), [this](const auto& m) {
+    return m->slot == no_slot || m->faulty || core_.shared.slots[m->slot].in_sync() || m->by_bitmap;
+  }));
+  bool ok = true;
+  uint64_t next_checkpoint = position_ + std::max(size_ / checkpoints, step_size);
+  while (ok && position_ < run.end && !interrupted(run)) {
+    const uint64_t at = position_, length = std::min(step_size, run.end - position_);
+    lock.unlock();
+    core_.works.enter();
+    const auto step = core_.personality->sync(run.kind, at, length);
+    core_.works.exit();
+    lock.lock();
+    if (!step) {
+      if (!requeue_)
+        log_error("{}: {} stopped at {}: {}", core_.options.name, sync_action_name(action_), at,
+                  step.error().text());
+      ok = false;
+      stuck_ = !requeue_;
+      break;
+    }
+    position_ += step->done;
+    mismatches_.fetch_add(step->mismatches);
+    if (run.kind == SyncKind::resync) {
+      core_.shared.agreed.store(position_);
+      if (core_.bitmap && !core_.degraded_now()) core_.bitmap->synced(at, position_);
+    }
+    if (position_ >= next_checkpoint && position_ < run.end) {
+      ok = checkpoint(lock, run, position_);
+      next_checkpoint = position_ + std::max(size_ / checkpoints, step_size);
+    }
+    throttle(lock, run);
+  }
+  if (ok && position_ >= run.end && !core_.failed.load())
+    finish(lock, run);
+  else if (!core_.failed.load())
+    checkpoint(lock, run, position_);
+  if (run.kind == SyncKind::check || run.kind == SyncKind::repair) requested_.reset();
+  action_ = SyncAction::idle;
+}
+
+// Records how far it has come; what lies before must be on disk first.
+bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint64_t position) {
+  if (run.kind == SyncKind::check || run.kind == SyncKind::repair) return true;
+  std::vector<uint64_t> recovered;
+  for (const Slot& slot : core_.shared.slots) recovered.push_back(slot.recovered.load());
+  lock.unlock();
+  const Status flushed = core_.flush_members();
+  lock.lock();
+  if (!flushed) return false;
+  if (run.kind == SyncKind::resync) core_.resync_position = position;
+  for (const auto& member : core_.members)
+    if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
+      member->recovered = recovered[member->slot];
+  core_.note(false);
+  return core_.commit(lock).has_value();
+}
+
+void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
+  lock.unlock();
+  const Status flushed = core_.flush_members();
+  lock.lock();
+  if (!flushed || core_.failed.load()) return;
+  if (run.kind == SyncKind::resync) {
+    core_.resync_position = all_in_sync;
+    core_.shared.agreed.store(all_in_sync);
+  }
+  if (run.kind == SyncKind::recover) {
+    for (const auto& member : core_.members) {
+      if (member->slot == no_slot || member->faulty) continue;
+      Slot& slot = core_.shared.slots[member->slot];
+      if (slot.in_sync() || slot.recovered.load() < run.end) continue;
+      slot.recovered.store(all_in_sync);
+      member->recovered = all_in_sync;
+      member->by_bitmap = false;
+      log_info("{}: {} is in sync", core_.options.name, member->device->name());
+    }
+  }
+  if (core_.bitmap && !core_.degraded_now() && core_.resync_position == all_in_sync)
+    core_.bitmap->need_nothing();
+  if (run.kind != SyncKind::resync && run.kind != SyncKind::recover) return;
+  core_.note(true);
+  if (auto status = core_.commit(lock); !status)
+    log_error("{}: {}", core_.options.name, status.error().text());
+}
+
+void SyncEngine::mark(uint64_t position) {
+  if (now() < marks_[mark_].when + mark_distance) return;
+  const size_t next = (mark_ + 1) % marks_.size();
+  if (next == oldest_) oldest_ = (oldest_ + 1) % marks_.size();
+  marks_[next] = {now(), position};
+  mark_ = next;
+}
+
+// Never faster than the most, and not faster than the least while others are at work.
+void SyncEngine::throttle(std::unique_lock<Mutex>& lock, const Run& run) {
+  (void)lock;  // of the core's mutex, which is waited with
+  mark(position_);
+  const Mark& from = marks_[oldest_];
+  const auto due = [&](uint64_t speed) {
+    const double seconds = static_cast<double>(position_ - from.position) /
+                           static_cast<double>(std::max<uint64_t>(speed, 1));
+    return from.when + Nanos(static_cast<int64_t>(seconds * 1e9));
+  };
+  const uint64_t operations = core_.operations.load(std::memory_order_relaxed);
+  TimePoint until = due(core_.options.sync_speed_max);
+  if (operations != seen_operations_)
+    until = std::max(until, std::min(now() + stand_back, due(core_.options.sync_speed_min)));
+  seen_operations_ = operations;
+  core_.changed.wait_until(core_.mutex, until, [&] { return interrupted(run) || now() >= until; });
+}
+
+SyncProgress SyncEngine::progress() const {
+  const std::lock_guard lock(core_.mutex);
+  SyncProgress p;
+  p.action = action_;
+  p.position = position_;
+  p.size = size_;
+  if (action_ == SyncAction::idle) {
+    p.position = p.size = 0;
+    p.pending = choose().has_value();
+    return p;
+  }
+  const Mark& from = marks_[oldest_];
+  const auto seconds = std::max<int64_t>((now() - from.when) / std::chrono::seconds(1), 1);
+  p.speed = (position_ - from.position) / static_cast<uint64_t>(seconds);
+  p.seconds_left = (size_ - std::min(size_, position_)) / (p.speed / 32 + 1) / 32;
+  return p;
+}
+
+}  // namespace volfs::md

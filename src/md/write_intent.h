@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The write-intent bitmap at work. A bit is on disk before what it stands for is written, and is
+// taken back some time after: an array that was not stopped cleanly, or a member that was away,
+// need only be synced where bits are set.
+//
+// Any thread. The bits are kept as they are on disk, in one piece; a page of it is written when
+// it changes, by one thread at a time, so that pages reach the members in order.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "volfs/md/bitmap.h"
+#include "volfs/sync.h"
+
+namespace volfs::md {
+
+class WriteIntent {
+ public:
+  // Writes bytes at an offset of the bitmap to all members, durably; returns the members that
+  // failed. Called without locks of this class.
+  using Failed = std::vector<uint32_t>;  // slots
+  using Write = std::function<Failed(uint64_t offset, std::span<const std::byte> bytes)>;
+  // Fails members; false: the array has failed.
+  using Fail = std::function<bool(const Failed& slots)>;
+
+  // ROOM: bytes that may be written from the bitmap's start on. IMAGE: the bits as on disk, with
+  // superblock; as long as the geometry needs.
+  WriteIntent(const BitmapSuperblock& superblock, uint64_t room, std::vector<std::byte> image,
+              Write write, Fail fail);
+
+  const BitmapSuperblock& superblock() const { return superblock_; }
+
+  // Before a write of [begin, end): at return its bits are durable.
+  Status start(uint64_t begin, uint64_t end);
+  // After it. REDUNDANT: it reached all members; else the bits stay until a sync.
+  void end(uint64_t begin, uint64_t end, bool redundant);
+
+  // Whether sync must look at any byte of the range: bits that were left over, or (ANY) any bit.
+  bool needed(uint64_t begin, uint64_t end, bool any) const;
+  // All set bits wait for a sync; or none does any more.
+  void need_all_set();
+  void need_everything();
+  void need_nothing();
+  void synced(uint64_t begin, uint64_t end);
+
+  // Bits that nobody needs since the sweep before (NOW: or just now). FLUSH is called before
+  // they are cleared: what they stood for must be on disk. REDUNDANT: the array is whole; else no
+  // bit is cleared. True if there is something left to do later.
+  bool sweep(bool now, bool redundant, uint64_t events, const std::function<Status()>& flush);
+  // The superblock follows the array's; written at once. Failed members are returned.
+  Failed write_events(uint64_t events);
+  uint64_t events_cleared() const;
+
+  struct Usage {
+    uint64_t pages, used_pages, dirty_bits;
+  };
+  Usage usage() const;
+  // All of it, for a member that has none yet.
+  std::vector<std::byte> image() const;
+
+ private:
+  struct Bit {
+    uint32_t writers = 0;
+    bool needed = false;
+    bool idle = false;  // was so at the last sweep
+  };
+  bool is_set(uint64_t bit) const;
+  void set(uint64_t bit, bool value);
+  void touch(uint64_t byte);
+  uint64_t sync(std::unique_lock<Mutex>& lock, Failed& failed);
+
+  BitmapSuperblock superblock_;
+  const BitmapGeometry geometry_;
+  const uint64_t room_;
+  const Write write_;
+  const Fail fail_;
+  mutable Mutex mutex_;  // guards all below
+  CondVar changed_;
+  std::vector<std::byte> image_;
+  std::vector<Bit> bits_;
+  std::vector<bool> dirty_pages_;
+  bool any_dirty_ = false, writing_ = false;
+  uint64_t wanted_ = 0, durable_ = 0;  // generations of changes
+};
+
+}  // namespace volfs::md
