@@ -57,6 +57,7 @@ int run(int argc, char** argv) {
   add_check(app, session);
   add_create(app, session);
   add_status(app, session);
+  add_array(app, session);
   add_map(app, session);
   add_scan(app, session);
   try {

@@ -8,6 +8,7 @@
 
 #include "requests.h"
 #include "volfs/dm/mapped_device.h"
+#include "volfs/md/array.h"
 
 namespace volfs::control {
 namespace {
@@ -33,7 +34,7 @@ std::string written(const json& reply) {
 }
 
 const RequestType* find_request(std::string_view name) {
-  for (const auto list : {mount_requests(), map_requests()})
+  for (const auto list : {mount_requests(), map_requests(), array_requests()})
     for (const RequestType& type : list)
       if (type.name == name) return &type;
   return nullptr;
@@ -103,7 +104,14 @@ std::string Control::status() const {
 }
 
 std::string Control::mdstat() const {
-  return "Personalities : \nunused devices: <none>\n";
+  // As a kernel with all levels loaded says it.
+  std::string text = "Personalities : [linear] [raid0] [raid1] [raid10] [raid6] [raid5] [raid4] \n";
+  std::string arrays;
+  engine_.for_each_node([&](const engine::Node& node) {
+    if (const auto* array = dynamic_cast<const md::Array*>(node.device.get()))
+      arrays = array->mdstat() + arrays;  // the newest first
+  });
+  return text + arrays + "unused devices: <none>\n";
 }
 
 std::string Control::status_json() const {

@@ -37,6 +37,7 @@ struct RequestType {
   Result<nlohmann::json> (*run)(const RequestContext& context, const Fields& fields);
 };
 
+std::span<const RequestType> array_requests();
 std::span<const RequestType> map_requests();
 std::span<const RequestType> mount_requests();
 

@@ -4,6 +4,7 @@
 
 #include "requests.h"
 #include "volfs/dm/mapped_device.h"
+#include "volfs/md/array.h"
 
 namespace volfs::control {
 namespace {
@@ -29,6 +30,41 @@ json map_of(const dm::MappedDevice& map) {
           {"status", map.status()}};
 }
 
+json array_of(const md::ArrayStatus& s) {
+  json members = json::array();
+  for (const md::MemberStatus& m : s.members) {
+    json member{{"device", m.device},
+                {"number", m.number},
+                {"state", md::member_state_name(m.state)},
+                {"write_mostly", m.write_mostly},
+                {"read_errors", m.read_errors}};
+    if (m.slot) member["slot"] = *m.slot;
+    members.push_back(std::move(member));
+  }
+  json sync{{"action", md::sync_action_name(s.sync.action)}, {"pending", s.sync.pending}};
+  if (s.sync.action != md::SyncAction::idle) {
+    sync["position"] = s.sync.position;
+    sync["size"] = s.sync.size;
+    sync["speed"] = s.sync.speed;
+    sync["seconds_left"] = s.sync.seconds_left;
+  }
+  json entry{{"level", md::level_name(s.geometry.level)},
+             {"layout", md::layout_name(s.geometry.level, s.geometry.layout)},
+             {"raid_disks", s.geometry.raid_disks},
+             {"chunk", s.geometry.chunk},
+             {"metadata", md::version_name(s.version)},
+             {"name", s.name},
+             {"uuid", md::format_uuid(s.uuid)},
+             {"events", s.events},
+             {"clean", s.clean},
+             {"mismatch_cnt", s.mismatches / sector_size},
+             {"members", std::move(members)},
+             {"sync", std::move(sync)}};
+  if (s.bitmap)
+    entry["bitmap"] = {{"chunk", s.bitmap->chunk}, {"dirty_chunks", s.bitmap->dirty_bits}};
+  return entry;
+}
+
 json device_of(engine::Engine& engine, engine::Node& node) {
   BlockDevice& device = *node.device;
   json below = json::array();
@@ -50,6 +86,11 @@ json device_of(engine::Engine& engine, engine::Node& node) {
     entry["volume"] = volume->path();
     entry["open"] = volume->open_count();
     entry["counters"] = counters_of(*volume);
+  }
+  if (const auto* array = dynamic_cast<const md::Array*>(&device)) {
+    const md::ArrayStatus status = array->status();
+    entry["array"] = array_of(status);
+    if (node.problem.empty()) entry["state"] = md::array_state_name(status.state);
   }
   if (const auto* map = dynamic_cast<const dm::MappedDevice*>(&device)) entry["map"] = map_of(*map);
   return entry;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <set>
 
+#include "array_options.h"
 #include "assembler.h"
 #include "volfs/backing/image.h"
 #include "volfs/units.h"
@@ -49,6 +50,9 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
                      [path, size] { return create_image(path, size); }});
   }
+  for (const config::Item& item : definition.build_order)
+    if (item.kind == config::DeviceKind::array)
+      plan_array(definition, definition.arrays[item.index], options, steps, problems);
   if (!problems.empty()) {
     problems.sort();
     return std::unexpected(problems);

@@ -9,6 +9,7 @@
 #include "volfs/dm/table.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
+#include "volfs/md/array.h"
 
 namespace volfs::engine {
 
@@ -48,7 +49,14 @@ Status Engine::close() {
     const std::lock_guard lock(structure_);
     if (std::exchange(closed_, true)) return {};
   }
-  return sync();
+  // From the top: an array on an array still needs the one below.
+  Status first;
+  auto nodes = graph_.nodes();
+  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node)
+    if (auto* array = dynamic_cast<md::Array*>((*node)->device.get()))
+      if (auto stopped = array->stop(); !stopped && first) first = std::move(stopped);
+  auto synced = sync();
+  return first ? std::move(synced) : std::move(first);
 }
 
 // A map that stays while an operation on it is under way.

@@ -15,18 +15,6 @@
 namespace volfs::md {
 namespace {
 
-// Inside of a gate for a scope.
-class Inside {
- public:
-  explicit Inside(Gate& gate) : gate_(gate) { gate_.enter(); }
-  ~Inside() { gate_.exit(); }
-  Inside(const Inside&) = delete;
-  Inside& operator=(const Inside&) = delete;
-
- private:
-  Gate& gate_;
-};
-
 Uuid random_uuid() {
   Uuid uuid;
   if (getrandom(uuid.bytes.data(), uuid.bytes.size(), 0) < 0) uuid.bytes[0] = 1;
@@ -112,7 +100,6 @@ bool Array::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& 
 
 Status Array::do_read(uint64_t offset, IoSpan iov) {
   Core& c = *core_;
-  if (c.personality->maps_writes()) return BlockDevice::do_read(offset, iov);
   const Inside inside(c.works);
   c.operations.fetch_add(1, std::memory_order_relaxed);
   if (c.failed.load()) return fail_sys(EIO, "");
@@ -125,6 +112,7 @@ Status Array::guarded_write(uint64_t offset, uint64_t length, Work work) {
   const Inside inside(c.works);
   c.operations.fetch_add(1, std::memory_order_relaxed);
   if (c.failed.load()) return fail_sys(EIO, "");
+  if (!c.redundant) return work();
   Status status = c.begin_write();
   if (status) {
     const auto span = c.personality->sync_span(offset, length);
@@ -137,7 +125,6 @@ Status Array::guarded_write(uint64_t offset, uint64_t length, Work work) {
 }
 
 Status Array::do_write(uint64_t offset, IoSpan iov, Fua fua) {
-  if (core_->personality->maps_writes()) return BlockDevice::do_write(offset, iov, fua);
   return guarded_write(offset, total_length(iov),
                        [&] { return core_->personality->write(offset, iov, fua); });
 }
@@ -145,7 +132,14 @@ Status Array::do_write(uint64_t offset, IoSpan iov, Fua fua) {
 // What is discarded must read the same from every copy and agree with its parity, so it becomes
 // zeros; a part that is smaller than that is worth is left alone.
 Status Array::do_discard(uint64_t offset, uint64_t length) {
-  if (core_->personality->maps_writes()) return BlockDevice::do_discard(offset, length);
+  if (core_->personality->maps_writes()) {
+    const Inside inside(core_->works);
+    Mapping mapping;
+    core_->personality->map(offset, length, mapping);
+    for (const Extent& extent : mapping.extents())
+      VOLFS_TRY(extent.device->discard(extent.offset, extent.length));
+    return {};
+  }
   const uint64_t unit = std::max<uint64_t>(limits().discard_granularity, 1);
   const uint64_t begin = round_up(offset, unit), end = round_down(offset + length, unit);
   if (begin >= end) return {};
@@ -153,7 +147,6 @@ Status Array::do_discard(uint64_t offset, uint64_t length) {
 }
 
 Status Array::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
-  if (core_->personality->maps_writes()) return BlockDevice::do_write_zeroes(offset, length, unmap);
   if (length == 0) return {};
   return guarded_write(offset, length,
                        [&] { return core_->personality->write_zeroes(offset, length, unmap); });
@@ -311,8 +304,8 @@ Result<MemberMetadata> Array::Core::new_member(uint64_t device_size) const {
                        : at_end  ? *position - std::min(*position, before)
                                  : device_size;
   if (!position || end < like.data_offset || end - like.data_offset < array.member_size)
-    return fail(Error::make(ENOSPC, fmt::format("{} bytes are too few: the members use {}",
-                                                device_size, array.member_size)));
+    return volfs::fail(Error::make(ENOSPC, fmt::format("{} bytes are too few: the members use {}",
+                                                       device_size, array.member_size)));
   sb.super_offset = *position;
   sb.data_size = at_end ? end : round_down(device_size, sector_size) - like.data_offset;
   const auto taken = [this](uint32_t number) {
@@ -324,7 +317,7 @@ Result<MemberMetadata> Array::Core::new_member(uint64_t device_size) const {
   for (uint32_t i = 0; number >= max_devices(array.version) && i < number; ++i)
     if (!taken(i)) number = i;
   if (number >= max_devices(array.version))
-    return fail(Error::make(ENOSPC, "the superblock has no room for another member"));
+    return volfs::fail(Error::make(ENOSPC, "the superblock has no room for another member"));
   sb.dev_number = number;
   return sb;
 }

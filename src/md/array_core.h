@@ -61,7 +61,8 @@ struct Array::Core final : Host {
   std::atomic<bool> active_durable{false};  // the mark that it is active is on disk
   std::atomic<int64_t> last_write{0};
   std::atomic<uint64_t> finished_writes{0};
-  std::atomic<uint64_t> operations{0};  // of users, so that sync can stand back
+  std::atomic<bool> sweep_wanted{false};  // bits may be cleared that had to stay before
+  std::atomic<uint64_t> operations{0};    // of users, so that sync can stand back
 
   mutable Mutex mutex;  // guards all below, and changes of what is above
   CondVar changed;
@@ -109,6 +110,18 @@ struct Array::Core final : Host {
   bool fail_locked(Member& member);
   WriteIntent::Failed write_bitmap(uint64_t offset, std::span<const std::byte> bytes);
   bool try_clean(std::unique_lock<Mutex>& lock, TimePoint& next);
+};
+
+// Inside of a gate for a scope.
+class Inside {
+ public:
+  explicit Inside(Gate& gate) : gate_(gate) { gate_.enter(); }
+  ~Inside() { gate_.exit(); }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  Gate& gate_;
 };
 
 // Keeps everybody out while members change places.

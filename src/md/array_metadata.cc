@@ -337,9 +337,9 @@ Status Array::Core::open_bitmap() {
       last = Error(found.error()).in(m->device->name());
       continue;
     }
+    found->sync_size = personality->sync_size();  // as md, whatever it says
     const BitmapGeometry geometry(*found);
-    if (geometry.disk_size() > m->sb.bitmap_room() || found->uuid != array.bitmap_uuid() ||
-        found->sync_size != personality->sync_size()) {
+    if (geometry.disk_size() > m->sb.bitmap_room() || found->uuid != array.bitmap_uuid()) {
       last = Error::invalid(m->device->name() + ": the bitmap does not belong to the array");
       continue;
     }
@@ -358,10 +358,10 @@ Status Array::Core::open_bitmap() {
   }
   if (!super) {
     if (read_only) return {};
-    return fail(std::move(last).in("bitmap"));
+    return volfs::fail(std::move(last).in("bitmap"));
   }
   super->stale = false;
-  auto fail = [this](const WriteIntent::Failed& slots) {
+  auto fail_slots = [this](const WriteIntent::Failed& slots) {
     bool survived = true;
     for (const uint32_t slot : slots)
       survived = fail_member(slot, Error::make(EIO, "bitmap write")) && survived;
@@ -372,11 +372,12 @@ Status Array::Core::open_bitmap() {
       [this](uint64_t offset, std::span<const std::byte> bytes) {
         return write_bitmap(offset, bytes);
       },
-      fail);
+      fail_slots);
   const bool dirty = resync_position != all_in_sync;
-  if (dirty && !trusted)
+  const bool keep = degraded_now() && super->events_cleared != array.events;
+  if ((dirty || keep) && !trusted)
     bitmap->need_everything();
-  else if (dirty || (degraded_now() && super->events_cleared != array.events))
+  else if (dirty || keep)
     bitmap->need_all_set();
   return {};
 }
@@ -416,7 +417,11 @@ bool Array::Core::try_clean(std::unique_lock<Mutex>& lock, TimePoint& next) {
   // What was written must be on disk before the superblock says that it is in sync.
   const uint64_t finished = finished_writes.load();
   lock.unlock();
-  const Status flushed = flush_members();
+  Status flushed;
+  {
+    const Inside inside(works);
+    flushed = flush_members();
+  }
   lock.lock();
   if (!flushed || stopping || failed.load()) return false;
   active_durable.store(false);
@@ -447,12 +452,15 @@ void Array::Core::run_daemon() {
     try_clean(lock, next);
     if (stopping) break;
     if (bitmap && !failed.load()) {
-      sweeping = sweeping || was_active;
+      sweeping = sweep_wanted.exchange(false) || sweeping || was_active;
       if (sweeping && now() >= next_sweep) {
         const bool whole = !degraded_now();
         const uint64_t events = array.events;
         lock.unlock();
-        sweeping = bitmap->sweep(false, whole, events, [this] { return flush_members(); });
+        {
+          const Inside inside(works);
+          sweeping = bitmap->sweep(false, whole, events, [this] { return flush_members(); });
+        }
         lock.lock();
         next_sweep = now() + sweep_interval();
       }

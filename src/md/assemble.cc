@@ -194,7 +194,8 @@ Status Assembler::place() {
   Array::Core& c = core();
   for (size_t i = 0; i < found_.size(); ++i) {
     Candidate& from = found_[i];
-    const bool spare = from.role == role_spare && !from.sb.replacement;
+    // A member that was taken out looks like a spare to the others, but not to itself.
+    const bool spare = from.role == role_spare && (!from.stale || from.sb.role() == role_spare);
     if ((from.stale && !spare) || (!spare && from.role >= disks()) || from.sb.replacement) continue;
     auto member = std::make_unique<Array::Member>();
     member->device = member->metadata = from.device;

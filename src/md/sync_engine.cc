@@ -166,9 +166,10 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
   while (ok && position_ < run.end && !interrupted(run)) {
     const uint64_t at = position_, length = std::min(step_size, run.end - position_);
     lock.unlock();
-    core_.works.enter();
-    const auto step = core_.personality->sync(run.kind, at, length);
-    core_.works.exit();
+    const auto step = [&] {
+      const Inside inside(core_.works);
+      return core_.personality->sync(run.kind, at, length);
+    }();
     lock.lock();
     if (!step) {
       if (!requeue_)
@@ -204,7 +205,10 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
   std::vector<uint64_t> recovered;
   for (const Slot& slot : core_.shared.slots) recovered.push_back(slot.recovered.load());
   lock.unlock();
-  const Status flushed = core_.flush_members();
+  const Status flushed = [this] {
+    const Inside inside(core_.works);
+    return core_.flush_members();
+  }();
   lock.lock();
   if (!flushed) return false;
   if (run.kind == SyncKind::resync) core_.resync_position = position;
@@ -217,7 +221,10 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
 
 void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
   lock.unlock();
-  const Status flushed = core_.flush_members();
+  const Status flushed = [this] {
+    const Inside inside(core_.works);
+    return core_.flush_members();
+  }();
   lock.lock();
   if (!flushed || core_.failed.load()) return;
   if (run.kind == SyncKind::resync) {
@@ -237,6 +244,7 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
   }
   if (core_.bitmap && !core_.degraded_now() && core_.resync_position == all_in_sync)
     core_.bitmap->need_nothing();
+  core_.sweep_wanted.store(true);
   if (run.kind != SyncKind::resync && run.kind != SyncKind::recover) return;
   core_.note(true);
   if (auto status = core_.commit(lock); !status)

@@ -8,6 +8,7 @@ const Factories& all_factories() {
     Factories list;
     add_support_devices(list);
     add_images(list);
+    add_arrays(list);
     return list;
   }();
   return all;

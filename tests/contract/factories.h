@@ -39,5 +39,6 @@ const Factories& all_factories();
 // One a room.
 void add_support_devices(Factories& all);
 void add_images(Factories& all);
+void add_arrays(Factories& all);
 
 }  // namespace volfs::test

@@ -284,7 +284,9 @@ Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_
   SlotSet unread;
   if (!io.read())
     for (const auto& failure : io.failures()) unread[failure.slot] = true;
-  size_t first = 0;
+  // What readers have been given, if it can be read, else any.
+  size_t first = choose(found, offset, length, 0);
+  if (first == found.size() || unread[found[first].slot]) first = 0;
   while (first < found.size() && (!content[first] || unread[found[first].slot])) ++first;
   if (first == found.size()) return fail_sys(EIO, "no copy can be read");
   io.clear();
@@ -341,7 +343,13 @@ template <class Layout>
 Result<SyncStep> Mirror<Layout>::sync(SyncKind kind, uint64_t position, uint64_t length) {
   SyncStep step;
   const uint64_t end = kind == SyncKind::recover ? layout_.used_member_size() : layout_.size();
-  if (position >= end) return SyncStep{length, 0};
+  if (position >= end) {
+    // The rest of the members holds nothing.
+    for (Slot& slot : m_.slots)
+      if (kind == SyncKind::recover && slot.present() && slot.recovered.load() < position + length)
+        slot.recovered.store(position + length);
+    return SyncStep{length, 0};
+  }
   length = std::min(length, end - position);
   while (step.done < length) {
     const uint64_t at = position + step.done;

@@ -319,7 +319,13 @@ Status Raid456::recover_band(const Band& band) {
 
 Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length) {
   SyncStep step;
-  if (position >= sync_size()) return SyncStep{length, 0};
+  if (position >= sync_size()) {
+    // Less than a chunk at the end of the members, which holds nothing.
+    for (Slot& slot : m_.slots)
+      if (kind == SyncKind::recover && slot.present() && slot.recovered.load() < position + length)
+        slot.recovered.store(position + length);
+    return SyncStep{length, 0};
+  }
   length = std::min(length, sync_size() - position);
   while (step.done < length) {
     const uint64_t at = position + step.done, row = at / layout_.chunk();

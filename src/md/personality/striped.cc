@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // linear and raid0: no redundancy, so all they do is to map.
-#include <cerrno>
+#include <algorithm>
 
-#include "personality.h"
+#include "slot_io.h"
 
 namespace volfs::md {
 namespace {
@@ -24,15 +24,45 @@ class Remap final : public Personality {
       length -= piece;
     }
   }
-  // The array carries out what map() says.
-  Status read(uint64_t, IoSpan) override { return fail_sys(EIO, ""); }
-  Status write(uint64_t, IoSpan, Fua) override { return fail_sys(EIO, ""); }
-  Status write_zeroes(uint64_t, uint64_t, Unmap) override { return fail_sys(EIO, ""); }
+  Status read(uint64_t offset, IoSpan iov) override {
+    SlotIo io(m_);
+    add(offset, iov, io);
+    return io.read() ? Status() : told(io);
+  }
+  Status write(uint64_t offset, IoSpan iov, Fua fua) override {
+    SlotIo io(m_);
+    add(offset, iov, io);
+    return io.write(fua) ? Status() : told(io);
+  }
+  Status write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) override {
+    Mapping mapping;
+    map(offset, length, mapping);
+    for (const Extent& extent : mapping.extents())
+      VOLFS_TRY(extent.device->write_zeroes(extent.offset, extent.length, unmap));
+    return {};
+  }
   Span sync_span(uint64_t, uint64_t) const override { return {}; }
   uint64_t sync_size() const override { return 0; }
   Result<SyncStep> sync(SyncKind, uint64_t, uint64_t) override { return SyncStep(); }
 
  private:
+  void add(uint64_t offset, IoSpan iov, SlotIo& io) const {
+    const uint64_t length = total_length(iov);
+    for (uint64_t done = 0; done < length;) {
+      const Place place = layout_.map(offset + done);
+      const uint64_t piece = std::min(length - done, place.length);
+      uint64_t at = place.offset;
+      for_each_slice(iov, done, piece, [&](iovec slice) {
+        io.add(place.slot, at, slice.iov_base, slice.iov_len);
+        at += slice.iov_len;
+      });
+      done += piece;
+    }
+  }
+  Status told(const SlotIo& io) const {
+    const auto& failure = io.failures().front();
+    return fail_sys(failure.error, m_.slots[failure.slot].device->name());
+  }
   const Layout layout_;
 };
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs array: mdadm's commands on the arrays of a mount.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "client.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+struct Arguments {
+  std::string path, device;
+  double timeout = 0;
+  bool re_add = false;
+};
+
+void send(Session& session, const std::string& path, const std::string& name, json body) {
+  const auto target = find_target(path);
+  if (!target) return session.fail(target.error());
+  if (target->volume.empty())
+    return session.fail(Error::invalid(fmt::format(
+        "{}: a mount; expected one of its arrays, as {}/md0", path, target->mountpoint)));
+  body["request"] = name;
+  body["array"] = target->volume;
+  const auto answer = request(target->mountpoint, body);
+  if (!answer) return session.fail(answer.error());
+  if (session.json)
+    fmt::print("{}\n", answer->dump());
+  else if (answer->is_string())
+    fmt::print("{}", answer->get<std::string>());
+  else if (answer->is_object() && answer->contains("mismatch_cnt"))
+    fmt::print("mismatch_cnt {}\n", (*answer)["mismatch_cnt"].get<uint64_t>());
+}
+
+CLI::App* add_one(CLI::App& array, Session& session, const std::shared_ptr<Arguments>& arguments,
+                  const char* name, const char* help) {
+  auto* command = array.add_subcommand(name, help);
+  command->add_option("ARRAY", arguments->path, "an array's file, as /mnt/md0")->required();
+  add_json_option(*command, session);
+  return command;
+}
+
+}  // namespace
+
+void add_array(CLI::App& app, Session& session) {
+  auto arguments = std::make_shared<Arguments>();
+  auto* array = app.add_subcommand("array", "work with the arrays of a mount, as mdadm does");
+  array->require_subcommand(1);
+  set_examples(*array,
+               "  volfs array fail /mnt/md0 disk1\n"
+               "  volfs array remove /mnt/md0 disk1\n"
+               "  volfs array add /mnt/md0 disk3\n"
+               "  volfs array check /mnt/md0 && volfs array wait /mnt/md0\n");
+  const auto on_device = [&](const char* name, const char* help) {
+    auto* command = add_one(*array, session, arguments, name, help);
+    command->add_option("DEVICE", arguments->device, "the member, by its name")->required();
+    command->callback([arguments, &session, request = fmt::format("array.{}", name)] {
+      json body{{"device", arguments->device}};
+      if (arguments->re_add) body["re_add"] = true;
+      send(session, arguments->path, request, std::move(body));
+    });
+    return command;
+  };
+  on_device("fail", "mark a member faulty");
+  on_device("remove", "take a faulty member or a spare away");
+  on_device("add", "add a device: a spare, or a former member that comes back")
+      ->add_flag("--re-add", arguments->re_add, "only as a former member, by the bitmap");
+  const auto plain = [&](const char* name, const char* help) {
+    add_one(*array, session, arguments, name, help)
+        ->callback([arguments, &session, request = fmt::format("array.{}", name)] {
+          send(session, arguments->path, request, json::object());
+        });
+  };
+  plain("check", "compare the copies, or data and parity");
+  plain("repair", "as check, and make them agree");
+  plain("idle", "end a check or repair");
+  plain("mdstat", "print what /proc/mdstat would say of it");
+  auto* wait = add_one(*array, session, arguments, "wait", "wait until nothing is to be synced");
+  wait->add_option("--timeout", arguments->timeout, "seconds; 0: without end")
+      ->check(CLI::Range(0.0, 86400.0));
+  wait->callback([arguments, &session] {
+    send(session, arguments->path, "array.wait",
+         {{"timeout_ms", static_cast<uint64_t>(arguments->timeout * 1000)}});
+  });
+}
+
+}  // namespace volfs::cli

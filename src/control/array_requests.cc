@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Requests on arrays: what mdadm does to a running one.
+#include <fmt/format.h>
+
+#include <array>
+#include <cerrno>
+
+#include "requests.h"
+#include "volfs/md/array.h"
+
+namespace volfs::control {
+namespace {
+
+using nlohmann::json;
+
+// The array stays while it is worked with.
+struct Pinned {
+  engine::Graph::Pin pin;
+  md::Array* array;
+};
+Result<Pinned> pinned(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("array"));
+  VOLFS_TRY_ASSIGN(auto pin, context.engine.graph().pin(name));
+  auto* array = dynamic_cast<md::Array*>(pin->device.get());
+  if (!array) return fail(Error::make(ENOTTY, fmt::format("{} is no array", name)));
+  return Pinned{std::move(pin), array};
+}
+
+template <Status (md::Array::*work)(std::string_view)>
+Result<json> on_member(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  VOLFS_TRY_ASSIGN(const std::string device, fields.text("device"));
+  VOLFS_TRY((target.array->*work)(device));
+  return json();
+}
+
+Result<json> add(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("device"));
+  VOLFS_TRY_ASSIGN(const bool re_add, fields.flag_or("re_add", false));
+  VOLFS_TRY_ASSIGN(auto pin, context.engine.graph().pin(name));
+  BlockDevice& device = *pin->device;
+  if (pin->volume && pin->volume->open_count() > 0)
+    return fail(Error::make(EBUSY, name + " is open"));
+  if (const auto users = context.engine.graph().users(device); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+  VOLFS_TRY(re_add ? target.array->re_add(device) : target.array->add(device));
+  return json();
+}
+
+template <Status (md::Array::*work)()>
+Result<json> start(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  VOLFS_TRY((target.array->*work)());
+  return json();
+}
+
+Result<json> idle(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  target.array->cancel_check();
+  return json();
+}
+
+Result<json> wait(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
+  if (timeout_ms > 86400000) return fail_invalid("'timeout_ms' is more than a day");
+  const TimePoint deadline =
+      timeout_ms == 0 ? never : now() + std::chrono::milliseconds(timeout_ms);
+  if (!target.array->wait_sync(deadline))
+    return fail(Error::make(ETIMEDOUT, target.array->name() + ": still being synced"));
+  return json{{"mismatch_cnt", target.array->status().mismatches / sector_size}};
+}
+
+Result<json> mdstat(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  return json(target.array->mdstat());
+}
+
+constexpr std::array requests{
+    RequestType{"array.fail", "array,device", on_member<&md::Array::fail>},
+    RequestType{"array.remove", "array,device", on_member<&md::Array::remove>},
+    RequestType{"array.add", "array,device,re_add", add},
+    RequestType{"array.check", "array", start<&md::Array::check>},
+    RequestType{"array.repair", "array", start<&md::Array::repair>},
+    RequestType{"array.idle", "array", idle},
+    RequestType{"array.wait", "array,timeout_ms", wait},
+    RequestType{"array.mdstat", "array", mdstat},
+};
+
+}  // namespace
+
+std::span<const RequestType> array_requests() {
+  return requests;
+}
+
+}  // namespace volfs::control

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// md arrays: members by name, assembled.
+#include <fmt/format.h>
+
+#include "array_options.h"
+#include "assembler.h"
+#include "volfs/md/array.h"
+
+namespace volfs::engine {
+
+int32_t md_level(config::ArrayLevel level) {
+  switch (level) {
+    case config::ArrayLevel::linear:
+      return md::level_linear;
+    case config::ArrayLevel::raid0:
+      return 0;
+    case config::ArrayLevel::raid1:
+      return 1;
+    case config::ArrayLevel::raid4:
+      return 4;
+    case config::ArrayLevel::raid5:
+      return 5;
+    case config::ArrayLevel::raid6:
+      return 6;
+    case config::ArrayLevel::raid10:
+      return 10;
+  }
+  return 0;
+}
+
+void Assembler::build(const config::Array& array) {
+  std::vector<BlockDevice*> members;
+  for (const auto* list : {&array.devices, &array.spares})
+    for (const config::ArrayDevice& each : *list) {
+      if (each.missing) continue;
+      BlockDevice* found = device(each.device);
+      if (!found) return;
+      members.push_back(found);
+    }
+  md::ArrayOptions options;
+  options.name = array.name.value;
+  // Who only looks must not start a resync.
+  options.read_only = engine_->read_only() || array.readonly.value || options_.probe;
+  options.force = array.force.value || options_.force;
+  if (array.layout && array.level.value == config::ArrayLevel::raid0)
+    options.raid0_layout = array.layout->value;
+  if (array.sync_speed_min) options.sync_speed_min = array.sync_speed_min->value;
+  if (array.sync_speed_max) options.sync_speed_max = array.sync_speed_max->value;
+  auto assembled = md::Array::assemble(members, options);
+  if (!assembled) return report(array.name.at, assembled.error().text());
+  const md::ArrayStatus status = (*assembled)->status();
+  if (status.geometry.level != md_level(array.level.value))
+    return report(array.level.at,
+                  fmt::format("the members of {} say that it is a {}", array.name.value,
+                              md::level_name(status.geometry.level)));
+  if (status.geometry.raid_disks != array.devices.size())
+    return report(array.name.at,
+                  fmt::format("the members of {} say that it has {} devices, not {}",
+                              array.name.value, status.geometry.raid_disks, array.devices.size()));
+  if (Node* node = add(array.name, Kind::array, std::move(*assembled), array.hidden.value))
+    node->uuid = md::format_uuid(status.uuid);
+}
+
+}  // namespace volfs::engine

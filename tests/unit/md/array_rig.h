@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Arrays on disks of memory that can be made to fail.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/byte_model.h"
+#include "support/fault_device.h"
+#include "support/memory_device.h"
+#include "support/random.h"
+#include "support/sim_scheduler.h"
+#include "volfs/md/array.h"
+#include "volfs/units.h"
+
+namespace volfs::md {
+
+struct Shape {
+  int32_t level;
+  uint32_t layout;
+  uint32_t disks;
+  uint64_t chunk = 4 * KiB;
+  SuperblockVersion version = SuperblockVersion::v1_2;
+  bool bitmap = false;
+  bool assume_clean = true;
+  std::string text() const {
+    return fmt::format("{} {} of {}, metadata {}{}", level_name(level), layout_name(level, layout),
+                       disks, version_name(version), bitmap ? ", bitmap" : "");
+  }
+};
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) FAIL(result.error().text());
+  return std::move(*result);
+}
+inline void must(const Status& status) {
+  if (!status) FAIL(status.error().text());
+}
+
+class Rig {
+ public:
+  static constexpr uint64_t disk_size = 2 * MiB;
+  explicit Rig(const Shape& shape, uint64_t member_size = 128 * KiB) : shape_(shape) {
+    for (uint32_t i = 0; i < shape.disks; ++i) add_disk();
+    CreateOptions o;
+    o.level = shape.level;
+    o.layout = shape.layout;
+    o.version = shape.version;
+    o.raid_disks = shape.disks;
+    o.chunk = shape.level == 1 || shape.level < 0 ? 0 : shape.chunk;
+    o.size = member_size;
+    o.assume_clean = shape.assume_clean;
+    o.bitmap = shape.bitmap ? BitmapChoice::internal : BitmapChoice::none;
+    o.bitmap_chunk = shape.bitmap ? 8 * KiB : 0;
+    o.name = "test";
+    o.uuid.bytes.fill(0x5a);
+    for (uint32_t i = 0; i < shape.disks; ++i) {
+      o.devices.push_back({.size = disk_size});
+      o.device_uuids.emplace_back();
+      o.device_uuids.back().bytes.fill(static_cast<uint8_t>(i + 1));
+    }
+    must(write_new_members(must(plan_create(o)), devices()));
+  }
+
+  // A new disk; its index.
+  size_t add_disk() {
+    disks.push_back(
+        std::make_unique<test::MemoryDevice>(fmt::format("disk{}", disks.size()), disk_size));
+    faults.push_back(std::make_unique<test::FaultDevice>(*disks.back(), disks.size()));
+    return disks.size() - 1;
+  }
+  std::vector<BlockDevice*> devices() const {
+    std::vector<BlockDevice*> list;
+    for (const auto& fault : faults) list.push_back(fault.get());
+    return list;
+  }
+  std::string name(size_t disk) const { return faults[disk]->name(); }
+  Array& assemble(ArrayOptions options = {}) { return assemble(devices(), options); }
+  Array& assemble(const std::vector<BlockDevice*>& members, ArrayOptions options = {}) {
+    array = must(Array::assemble(members, options));
+    return *array;
+  }
+
+  std::vector<std::unique_ptr<test::MemoryDevice>> disks;
+  std::vector<std::unique_ptr<test::FaultDevice>> faults;
+  std::unique_ptr<Array> array;
+
+ private:
+  const Shape shape_;
+};
+
+// A random write to both.
+inline void write_random(test::Random& random, Array& array, test::ByteModel& model) {
+  const auto range = test::random_range(random, model.size(), 512, 48 * KiB);
+  const auto bytes = test::random_bytes(random, range.length);
+  must(array.write(range.offset, bytes, random.one_in(4) ? Fua::yes : Fua::no));
+  model.write(range.offset, bytes);
+}
+
+inline void must_equal(const test::ByteModel& model, Array& array) {
+  const auto difference = model.difference(array);
+  if (difference) FAIL(*difference);
+}
+
+inline void must_agree(Array& array) {
+  must(array.check());
+  CHECK(array.wait_sync());
+  CHECK(array.status().mismatches == 0);
+}
+
+}  // namespace volfs::md

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Assembly, what is recorded on the members, and what an array says of itself.
+#include "array_rig.h"
+
+namespace volfs::md {
+namespace {
+
+using namespace test;
+
+MemberMetadata on(Rig& rig, size_t disk) {
+  auto found = must(scan(*rig.faults[disk]));
+  REQUIRE(found);
+  return *found;
+}
+
+TEST_CASE("members are found in any order, and each only once") {
+  Rig rig({5, 2, 3});
+  auto devices = rig.devices();
+  std::swap(devices[0], devices[2]);
+  must(rig.assemble(devices).stop());
+  rig.array.reset();
+  devices[0] = devices[1];
+  const auto twice = Array::assemble(devices, {});
+  REQUIRE(!twice);
+  CHECK(twice.error().text() == "md0: disk1 is given twice");
+}
+
+TEST_CASE("a copy of a member, a stranger and an empty disk are refused by name") {
+  Rig rig({1, 0, 2});
+  const size_t copy = rig.add_disk();
+  rig.disks[copy]->copy_from(*rig.disks[0]);
+  auto refused = Array::assemble(rig.devices(), {});
+  REQUIRE(!refused);
+  CHECK(refused.error().text() ==
+        "md0: disk0 and disk2 are the same member (device 0): one is a copy");
+  rig.disks[copy]->poke_zeros(0, Rig::disk_size);
+  refused = Array::assemble(rig.devices(), {});
+  REQUIRE(!refused);
+  CHECK(refused.error().text() == "md0: disk2 bears no md superblock");
+}
+
+TEST_CASE("a member that is out of date is left out") {
+  Rig rig({1, 0, 2});
+  Array& first = rig.assemble();
+  rig.faults[1]->vanish(true);
+  std::vector<std::byte> block(4 * KiB, std::byte{1});
+  must(first.write(0, block));
+  must(first.stop());
+  rig.faults[1]->vanish(false);
+  rig.array.reset();
+  ArrayOptions read_only;
+  read_only.read_only = true;
+  Array& again = rig.assemble(read_only);
+  CHECK(again.status().state == ArrayState::degraded);
+  CHECK(again.status().members.size() == 1);
+  CHECK(read_bytes(again, 0, 4 * KiB) == block);
+}
+
+TEST_CASE("too few members are refused, and it is said what would force it") {
+  Rig rig({5, 2, 3});
+  auto devices = rig.devices();
+  devices.pop_back();
+  devices.pop_back();
+  const auto refused = Array::assemble(devices, {});
+  REQUIRE(!refused);
+  CHECK(refused.error().code() == EIO);
+  CHECK(refused.error().text() ==
+        "md0: too few members: 2 of 3 slots are missing or not in sync (1, 2)");
+}
+
+TEST_CASE("a dirty and degraded raid5 is only read, unless it is forced") {
+  Rig rig({5, 2, 3});
+  ArrayOptions lasting;
+  lasting.safe_mode_delay = std::chrono::hours(1);
+  Array& array = rig.assemble(lasting);
+  std::vector<std::byte> block(4 * KiB, std::byte{1});
+  must(array.write(0, block));
+  CHECK(on(rig, 0).array.resync_offset == 0);
+  // As if the machine had gone down here.
+  Rig after({5, 2, 3});
+  for (size_t i = 0; i < 3; ++i) after.disks[i]->copy_from(*rig.disks[i]);
+  auto devices = after.devices();
+  devices.erase(devices.begin());
+  const auto refused = Array::assemble(devices, {});
+  REQUIRE(!refused);
+  CHECK(refused.error().text().find("force starts it all the same") != std::string::npos);
+  ArrayOptions options;
+  options.read_only = true;
+  CHECK(read_bytes(after.assemble(devices, options), 0, 4 * KiB) == block);
+  options.read_only = false;
+  options.force = true;
+  must(after.assemble(devices, options).write(0, block));
+}
+
+TEST_CASE("read-only means not one byte") {
+  for (const Shape& shape : {Shape{5, 2, 3}, Shape{1, 0, 2}}) {
+    Shape dirty = shape;
+    dirty.assume_clean = false;
+    dirty.bitmap = true;
+    Rig rig(dirty);
+    std::vector<std::unique_ptr<MemoryDevice>> before;
+    for (const auto& disk : rig.disks) {
+      before.push_back(std::make_unique<MemoryDevice>("before", Rig::disk_size));
+      before.back()->copy_from(*disk);
+    }
+    ArrayOptions options;
+    options.read_only = true;
+    Array& array = rig.assemble(options);
+    CHECK(array.read_only());
+    read_bytes(array, 0, array.size());
+    must(array.flush());
+    CHECK(!array.write(0, std::vector<std::byte>(512)));
+    must(array.stop());
+    for (size_t i = 0; i < rig.disks.size(); ++i) CHECK(rig.disks[i]->same_contents(*before[i]));
+  }
+}
+
+TEST_CASE("an array is marked active before a write, and clean again after a while") {
+  simulate(2, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    Rig rig({5, 2, 3});
+    Array& array = rig.assemble();
+    must(array.write(0, std::vector<std::byte>(512)));  // the count of 0 is never gone back to
+    sleep_for(std::chrono::seconds(1));
+    const uint64_t events = array.status().events;
+    CHECK(on(rig, 0).array.resync_offset == all_in_sync);
+    std::vector<std::byte> block(512, std::byte{1});
+    must(array.write(0, block));
+    for (size_t disk = 0; disk < 3; ++disk) {
+      CHECK(on(rig, disk).array.resync_offset == 0);
+      CHECK(on(rig, disk).array.events == events + 1);
+    }
+    sleep_for(std::chrono::seconds(1));
+    for (size_t disk = 0; disk < 3; ++disk) {
+      CHECK(on(rig, disk).array.resync_offset == all_in_sync);
+      // A mere change of state is taken back, as md does.
+      CHECK(on(rig, disk).array.events == events);
+    }
+    must(array.write(0, block));
+    must(array.stop());
+    CHECK(on(rig, 2).array.resync_offset == all_in_sync);
+  });
+}
+
+TEST_CASE("bits are on disk before the data, and go some time after") {
+  simulate(2, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    Rig rig({1, 0, 2, 4 * KiB, SuperblockVersion::v1_2, true});
+    ArrayOptions options;
+    options.bitmap_sweep = std::chrono::seconds(5);
+    Array& array = rig.assemble(options);
+    sleep_for(std::chrono::seconds(30));  // those of the creation go
+    REQUIRE(array.status().bitmap);
+    CHECK(array.status().bitmap->dirty_bits == 0);
+    must(array.write(64 * KiB, std::vector<std::byte>(8 * KiB, std::byte{1})));
+    CHECK(array.status().bitmap->dirty_bits == 1);
+    const uint64_t position = on(rig, 0).bitmap_position() + bitmap_superblock_size + 1;
+    CHECK(rig.disks[0]->peek(position, 1)[0] == std::byte{1});
+    CHECK(rig.disks[1]->peek(position, 1)[0] == std::byte{1});
+    sleep_for(std::chrono::seconds(30));
+    CHECK(rig.disks[0]->peek(position, 1)[0] == std::byte{0});
+    CHECK(array.status().bitmap->dirty_bits == 0);
+  });
+}
+
+TEST_CASE("a member that comes back is brought up to date by the bitmap") {
+  simulate(2, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    for (const Shape& shape : {Shape{1, 0, 2, 4 * KiB, SuperblockVersion::v1_2, true},
+                               Shape{5, 2, 3, 4 * KiB, SuperblockVersion::v1_2, true},
+                               Shape{10, 0x102, 4, 4 * KiB, SuperblockVersion::v1_2, true}}) {
+      Rig rig(shape);
+      ArrayOptions options;
+      options.bitmap_sweep = std::chrono::seconds(5);
+      Array& array = rig.assemble(options);
+      ByteModel model(array.size());
+      for (int i = 0; i < 20; ++i) write_random(random, array, model);
+      sleep_for(std::chrono::seconds(30));
+      must(array.fail("disk1"));
+      must(array.remove("disk1"));
+      const auto block = random_bytes(random, 4 * KiB);
+      must(array.write(16 * KiB, block));
+      model.write(16 * KiB, block);
+      const uint64_t writes = rig.faults[1]->count(FaultOp::write);
+      must(array.re_add(*rig.faults[1]));
+      REQUIRE(array.wait_sync());
+      CHECK(array.status().state == ArrayState::active);
+      CHECK(rig.faults[1]->count(FaultOp::write) - writes < 20);
+      must_equal(model, array);
+      must_agree(array);
+    }
+  });
+}
+
+TEST_CASE("a recovery goes on where it stood") {
+  simulate(1, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    Shape shape{5, 2, 3};
+    shape.assume_clean = false;
+    Rig rig(shape, 512 * KiB);
+    ArrayOptions slow;
+    slow.sync_speed_max = slow.sync_speed_min = 64 * KiB;
+    Array& array = rig.assemble(slow);
+    sleep_for(std::chrono::milliseconds(10));
+    must(array.stop());
+    const MemberMetadata half = on(rig, 2);
+    REQUIRE(half.recovery_offset);
+    must_agree([&]() -> Array& {
+      rig.array.reset();
+      Array& again = rig.assemble();
+      REQUIRE(again.wait_sync());
+      return again;
+    }());
+    CHECK(!on(rig, 2).recovery_offset);
+  });
+}
+
+TEST_CASE("mdstat says what the kernel would say") {
+  Rig rig({5, 2, 3, 64 * KiB, SuperblockVersion::v1_2, true}, 256 * KiB);
+  Array& array = rig.assemble();
+  must(array.fail("disk1"));
+  CHECK(array.mdstat() ==
+        "md0 : active raid5 disk0[0] disk2[2] disk1[1](F)\n"
+        "      512 blocks super 1.2 level 5, 64k chunk, algorithm 2 [3/2] [U_U]\n"
+        "      bitmap: 1/1 pages [4KB], 8KB chunk\n"
+        "\n");
+}
+
+}  // namespace
+}  // namespace volfs::md

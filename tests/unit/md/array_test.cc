@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Every level and layout, whole, with each loss it survives, and rebuilt.
+#include "array_rig.h"
+
+namespace volfs::md {
+namespace {
+
+using namespace test;
+
+std::vector<Shape> redundant_shapes() {
+  std::vector<Shape> shapes = {{1, 0, 2},        {1, 0, 3},        {4, 0, 3},        {10, 0x102, 2},
+                               {10, 0x102, 4},   {10, 0x102, 5},   {10, 0x103, 4},   {10, 0x201, 4},
+                               {10, 0x201, 5},   {10, 0x10201, 4}, {10, 0x10201, 3}, {10, 0x202, 4},
+                               {10, 0x40201, 4}, {10, 0x301, 4}};
+  for (uint32_t layout = 0; layout <= 5; ++layout) shapes.push_back({5, layout, 3 + layout % 3});
+  for (uint32_t layout : {0u, 1u, 2u, 3u, 4u, 5u, 8u, 9u, 10u, 16u, 17u, 18u, 19u, 20u})
+    shapes.push_back({6, layout, 4 + layout % 2});
+  shapes.push_back({5, 2, 2});
+  const SuperblockVersion versions[] = {SuperblockVersion::v1_2, SuperblockVersion::v1_0,
+                                        SuperblockVersion::v0_90, SuperblockVersion::v1_1};
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    shapes[i].version = versions[i % 4];
+    shapes[i].bitmap = i % 3 == 1;
+    if (i % 5 == 2) shapes[i].chunk = 16 * KiB;
+  }
+  return shapes;
+}
+
+// The sets of one or two slots whose loss the array survives.
+std::vector<std::vector<uint32_t>> losses(const Shape& s) {
+  const Geometry g{s.level, s.layout, s.disks, s.level == 1 ? 0 : s.chunk};
+  std::vector<std::vector<uint32_t>> list;
+  for (uint32_t a = 0; a < s.disks; ++a)
+    for (uint32_t b = a; b < s.disks; ++b) {
+      SlotSet missing;
+      missing[a] = missing[b] = true;
+      if (!survives(g, missing)) continue;
+      list.push_back({a});
+      if (b != a) list.back().push_back(b);
+    }
+  return list;
+}
+
+void lose_and_rebuild(Random& random, const Shape& shape, const std::vector<uint32_t>& lost) {
+  Rig rig(shape);
+  Array& array = rig.assemble();
+  ByteModel model(array.size());
+  REQUIRE(array.size() > 0);
+  for (int i = 0; i < 6; ++i) write_random(random, array, model);
+  must_equal(model, array);
+  for (const uint32_t slot : lost) must(array.fail(rig.name(slot)));
+  CHECK(array.status().state == ArrayState::degraded);
+  must_equal(model, array);
+  for (int i = 0; i < 6; ++i) write_random(random, array, model);
+  must_equal(model, array);
+  for (const uint32_t slot : lost) {
+    must(array.remove(rig.name(slot)));
+    must(array.add(*rig.faults[rig.add_disk()]));
+    write_random(random, array, model);
+  }
+  REQUIRE(array.wait_sync());
+  CHECK(array.status().state == ArrayState::active);
+  must_equal(model, array);
+  must_agree(array);
+  must(array.stop());
+  // As it is now on the members that are left; the lost ones are out of date.
+  ArrayOptions read_only;
+  read_only.read_only = true;
+  Array& again = rig.assemble(read_only);
+  CHECK(again.status().state == ArrayState::active);
+  CHECK(again.status().clean);
+  must_equal(model, again);
+}
+
+TEST_CASE("every array survives each loss it can, is written without, and rebuilt") {
+  simulate(1, [](uint64_t seed) {
+    Random random(seed);
+    for (const Shape& shape : redundant_shapes()) {
+      INFO("VOLFS_SEED=", seed, " ", shape.text());
+      for (const auto& lost : losses(shape)) {
+        // All pairs of the larger ones would take long; a random part of them each run.
+        if (lost.size() > 1 && shape.disks > 4 && !random.one_in(3)) continue;
+        INFO("lost ", lost[0], " and ", lost.back());
+        lose_and_rebuild(random, shape, lost);
+      }
+    }
+  });
+}
+
+TEST_CASE("linear and raid0 arrays read what was written") {
+  for (const Shape& shape : {Shape{level_linear, 0, 3}, Shape{0, 0, 3}, Shape{0, 1, 2}}) {
+    INFO(shape.text());
+    Rig rig(shape, 0);
+    Array& array = rig.assemble();
+    CHECK(array.size() >= 2 * MiB);
+    Random random(1);
+    ByteModel model(array.size());
+    for (int i = 0; i < 40; ++i) write_random(random, array, model);
+    must_equal(model, array);
+    CHECK(!array.fail(rig.name(0)));
+    must(array.stop());
+    must_equal(model, rig.assemble());
+  }
+}
+
+TEST_CASE("a new raid5 recovers its last member, a new raid1 is resynced") {
+  simulate(2, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    for (const Shape& base :
+         {Shape{5, 2, 3}, Shape{1, 0, 2}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+      Shape shape = base;
+      shape.assume_clean = false;
+      Rig rig(shape);
+      for (auto& disk : rig.disks) {
+        // What lay there before differs from disk to disk, but for the superblock.
+        const auto noise = random_bytes(random, 128 * KiB);
+        disk->poke(1 * MiB, noise);
+      }
+      ArrayOptions options;
+      options.hold_sync = true;
+      Array& array = rig.assemble(options);
+      ByteModel model(array.size());
+      std::vector<std::byte> now = read_bytes(array, 0, array.size());
+      model.write(0, now);
+      for (int i = 0; i < 4; ++i) write_random(random, array, model);
+      must_equal(model, array);
+      array.release_sync();
+      for (int i = 0; i < 4; ++i) write_random(random, array, model);
+      REQUIRE(array.wait_sync());
+      must_equal(model, array);
+      CHECK(array.status().state == ArrayState::active);
+      must_agree(array);
+    }
+  });
+}
+
+TEST_CASE("writes at once to the same stripes leave redundancy that agrees") {
+  simulate(3, [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    for (const Shape& shape :
+         {Shape{5, 2, 3}, Shape{6, 2, 5}, Shape{1, 0, 2}, Shape{10, 0x201, 3}}) {
+      Rig rig(shape);
+      Array& array = rig.assemble();
+      std::vector<Thread> threads;
+      for (uint64_t t = 0; t < 3; ++t)
+        threads.push_back(must(Thread::start("writer", [&array, seed, t] {
+          Random random(seed * 16 + t);
+          for (int i = 0; i < 12; ++i) {
+            const auto range = random_range(random, 32 * KiB, 512, 16 * KiB);
+            must(array.write(range.offset, random_bytes(random, range.length)));
+          }
+        })));
+      threads.clear();
+      must_agree(array);
+    }
+  });
+}
+
+TEST_CASE("a read error is answered from the other members, and corrected") {
+  for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+    INFO(shape.text());
+    Rig rig(shape);
+    Array& array = rig.assemble();
+    Random random(7);
+    ByteModel model(array.size());
+    for (int i = 0; i < 20; ++i) write_random(random, array, model);
+    rig.faults[0]->add_latent(1 * MiB + 8 * KiB, 4 * KiB);
+    for (uint64_t at = 0; at < array.size(); at += 4 * KiB) {
+      std::vector<std::byte> block(4 * KiB);
+      must(array.read(at, block));
+      CHECK(!first_difference(block, model.bytes(at, 4 * KiB)));
+    }
+    // A mapped read does not see the error until it is carried out.
+    std::vector<std::byte> bytes(128 * KiB);
+    must(rig.faults[0]->read(1 * MiB, bytes));
+    CHECK(array.status().state == ArrayState::active);
+    must_agree(array);
+  }
+}
+
+TEST_CASE("a write error fails the member before the write is acknowledged") {
+  for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+    INFO(shape.text());
+    Rig rig(shape);
+    Array& array = rig.assemble();
+    Random random(7);
+    ByteModel model(array.size());
+    for (int i = 0; i < 20; ++i) write_random(random, array, model);
+    rig.faults[1]->vanish(true);
+    for (int i = 0; i < 20; ++i) write_random(random, array, model);
+    CHECK(array.status().state == ArrayState::degraded);
+    must_equal(model, array);
+    const auto survivor = must(scan(*rig.faults[0]));
+    REQUIRE(survivor);
+    rig.faults[1]->vanish(false);
+    const auto failed = must(scan(*rig.faults[1]));
+    REQUIRE(failed);
+    CHECK(survivor->array.events > failed->array.events + 1);
+    CHECK(survivor->array.roles[1] == role_faulty);
+  }
+}
+
+TEST_CASE("beyond what it survives an array fails and leaves its members alone") {
+  Rig rig({5, 2, 3});
+  Array& array = rig.assemble();
+  std::vector<std::byte> block(64 * KiB, std::byte{7});
+  must(array.write(0, block));
+  rig.faults[0]->vanish(true);
+  rig.faults[2]->vanish(true);
+  const auto refused = array.write(0, block);
+  REQUIRE(!refused);
+  CHECK(refused.error().code() == EIO);
+  CHECK(array.status().state == ArrayState::failed);
+  const uint64_t before = rig.faults[1]->count(FaultOp::write);
+  CHECK(!array.write(64 * KiB, block));
+  CHECK(!array.read(0, block));
+  must(array.stop());
+  CHECK(rig.faults[1]->count(FaultOp::write) == before);
+}
+
+}  // namespace
+}  // namespace volfs::md
