@@ -135,7 +135,9 @@ void Operations::reply_attributes(fuse_req_t request, const Item& item) {
     fuse_reply_attr(request, &out, attribute_timeout);
     return;
   }
-  path_.workers().submit(item.volume.get(), [request, out, volume = item.volume]() mutable {
+  // A key of its own: behind the data of a suspended volume it would not come to its turn.
+  const void* const key = &item.volume->counters();
+  path_.workers().submit(key, [request, out, volume = item.volume]() mutable {
     out.st_blocks = blocks(allocated_without_hanging(*volume));
     fuse_reply_attr(request, &out, attribute_timeout);
   });
