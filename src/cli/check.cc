@@ -28,6 +28,12 @@ void check(const std::string& path, Session& session) {
   const auto missing = engine::missing_images(*definition, directory);
   if (!missing.empty()) {
     // What depends on the sizes of disks cannot be told before they are there.
+    const auto plan = engine::plan_creation(*definition, {.directory = directory, .force = true});
+    if (!plan) {
+      fmt::print(stderr, "{}", plan.error().to_string());
+      session.status = exit_usage;
+      return;
+    }
     if (session.json) {
       fmt::print("{}\n", nlohmann::json{{"missing", missing}}.dump(2));
       return;

@@ -38,12 +38,16 @@ class SignalThread {
     const sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
   }
-  explicit SignalThread(fuse::Server& server) {
-    auto thread = Thread::start("signals", [&server] {
+  SignalThread(fuse::Server& server, engine::Engine& engine) {
+    auto thread = Thread::start("signals", [&server, &engine] {
       const sigset_t set = signals();
       int signal = 0;
       while (sigwait(&set, &signal) == 0 && signal != SIGUSR1)
-        if (signal != SIGHUP) server.stop();
+        if (signal != SIGHUP) {
+          // Requests that wait for a suspended map would keep the mount from ending.
+          engine.release_suspended();
+          server.stop();
+        }
     });
     if (thread)
       thread_ = std::move(*thread);
@@ -169,7 +173,7 @@ int serve(const MountRequest& request, const config::Definition& definition, Lau
   (*server)->set_control([&control](const std::string& text) { return control.handle(text); });
   Status served;
   {
-    const SignalThread signals(**server);
+    const SignalThread signals(**server, **engine);
     served = (*server)->serve([&] {
       if (launch.detached()) leave_terminal();
       notify_service_manager("READY=1");

@@ -129,6 +129,8 @@ Status parse_mount_options(std::string_view text, MountOptions& options, bool sl
     if (auto taken = take(text.substr(0, end), options); end > 0 && !taken && !sloppy) return taken;
     text.remove_prefix(std::min(end + 1, text.size()));
   }
+  if (among(options.for_kernel, "allow_other") && among(options.for_kernel, "allow_root"))
+    return fail_invalid("mount options 'allow_other' and 'allow_root' exclude each other");
   return {};
 }
 

@@ -7,14 +7,17 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli.h"
 #include "client.h"
@@ -27,6 +30,7 @@ namespace {
 struct Daemon {
   pid_t pid = 0;
   int pid_fd = -1;     // readable when it has ended; -1: cannot be waited for
+  dev_t device = 0;    // of the file system
   int report_fd = -1;  // its last word, once it has ended; -1: may not be read
 };
 
@@ -41,13 +45,28 @@ int open_report(pid_t pid, int fd) {
 Result<Daemon> find_daemon(const std::string& mountpoint) {
   VOLFS_TRY_ASSIGN(const auto info, request(mountpoint, {{"request", "mount.info"}}));
   Daemon daemon;
+  struct stat status{};
+  if (stat(mountpoint.c_str(), &status) == 0) daemon.device = status.st_dev;
   daemon.pid = info.value("pid", 0);
   daemon.pid_fd = static_cast<int>(syscall(SYS_pidfd_open, daemon.pid, 0));
   daemon.report_fd = open_report(daemon.pid, info.value("report_fd", -1));
   return daemon;
 }
 
+// Flushing waits for I/O, and that of a suspended map waits until it is resumed.
+Status check_suspended(const std::string& mountpoint) {
+  VOLFS_TRY_ASSIGN(const auto status, request(mountpoint, {{"request", "status"}}));
+  for (const auto& device : status["devices"])
+    if (device.contains("map") && device["map"].value("suspended", false))
+      return fail(Error::make(EBUSY, fmt::format("{}: '{}' is suspended; `volfs map resume {}/{}` "
+                                                 "lets its I/O end",
+                                                 mountpoint, device.value("name", ""), mountpoint,
+                                                 device.value("name", ""))));
+  return {};
+}
+
 Status flush_all(const std::string& mountpoint) {
+  VOLFS_TRY(check_suspended(mountpoint));
   // First what the kernel still holds for the volumes, then the volumes themselves.
   if (const int fd = open(mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); fd >= 0) {
     const int result = syncfs(fd);
@@ -59,11 +78,30 @@ Status flush_all(const std::string& mountpoint) {
   return {};
 }
 
+// Where else the file system of a mount that is gone is mounted: a bind mount keeps it alive.
+std::string also_mounted_at(dev_t device) {
+  const std::string number = fmt::format("{}:{}", major(device), minor(device));
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream words(line);
+    std::string id, parent, where_device, root, where;
+    if (words >> id >> parent >> where_device >> root >> where && where_device == number)
+      return where;
+  }
+  return {};
+}
+
 Status wait_for_end(const Daemon& daemon) {
-  if (daemon.pid_fd >= 0) {
+  for (int waits = 0; daemon.pid_fd >= 0; ++waits) {
     pollfd ended{daemon.pid_fd, POLLIN, 0};
-    while (poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    if (poll(&ended, 1, 250) > 0) break;
+    if (const std::string where = also_mounted_at(daemon.device); !where.empty()) {
+      fmt::print(stderr, "volfs: also mounted at {}: the daemon goes on\n", where);
+      return {};
     }
+    if (waits == 20)
+      fmt::print(stderr, "volfs: waiting for the daemon, process {}, to write everything and end\n",
+                 daemon.pid);
   }
   if (daemon.report_fd < 0) return {};
   std::array<char, 4096> text{};

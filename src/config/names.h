@@ -8,17 +8,12 @@
 #include <string_view>
 
 #include "volfs/config/definition.h"
+#include "volfs/config/names.h"
 
 namespace volfs::config {
 
-// A name is a file name, a word of dm tables and part of dm's and lvm2's names: all have 128
-// bytes with the closing NUL.
-inline constexpr size_t max_name_length = 127;
-
-// What a name should have been, or nothing if it is good: of images, arrays, maps and snapshots
-// (libdevmapper's letters); of volume groups; of logical volumes (lvm2's letters, and not one
-// that lvm2 keeps for itself); a tag of lvm2.
-std::optional<std::string> bad_device_name(std::string_view name);
+// What a name should have been, or nothing if it is good: of volume groups; of logical volumes
+// (lvm2's letters, and not one that lvm2 keeps for itself); a tag of lvm2.
 std::optional<std::string> bad_group_name(std::string_view name);
 std::optional<std::string> bad_volume_name(std::string_view group, std::string_view name);
 std::optional<std::string> bad_tag(std::string_view tag);

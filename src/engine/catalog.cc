@@ -34,10 +34,7 @@ uint64_t Volume::allocated() {
   uint64_t sum = 0;
   for (uint64_t at = 0; at < size;) {
     const auto part = bytes_.allocation(at, size - at);
-    if (!part || part->length == 0) {
-      sum += size - at;  // what cannot be told counts as data
-      break;
-    }
+    if (!part || part->length == 0) break;  // beyond the end of an image that was cut off
     if (part->data) sum += part->length;
     at += part->length;
   }

@@ -104,10 +104,11 @@ Result<md::CreateOptions> options_of(const config::Array& array) {
   o.force = array.force.value;
   if (array.data_offset) o.data_offset = array.data_offset->value;
   o.now = static_cast<uint64_t>(wall_clock() / std::chrono::seconds(1));
-  if (array.uuid)
+  if (array.uuid) {
     o.uuid.bytes = array.uuid->value;
-  else
+  } else {
     VOLFS_TRY_ASSIGN(o.uuid, random_uuid());
+  }
   return o;
 }
 

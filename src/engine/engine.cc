@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "volfs/config/names.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
 #include "volfs/io_batch.h"
@@ -90,9 +91,20 @@ Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool re
   return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
 }
 
+namespace {
+
+Status check_name(std::string_view name) {
+  const auto expected = config::bad_device_name(name);
+  if (!expected) return {};
+  return fail_invalid(fmt::format("'{}' is not a name for a map; expected {}", name, *expected));
+}
+
+}  // namespace
+
 Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,
                           bool read_only) {
   const std::lock_guard lock(structure_);
+  VOLFS_TRY(check_name(name));
   if (graph_.find(name))
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
@@ -143,6 +155,23 @@ Result<std::string> Engine::map_message(std::string_view name, uint64_t sector,
   return map->message(sector, text);
 }
 
+void Engine::release_suspended() {
+  std::vector<std::string> names;
+  for_each_node([&](const Node& node) {
+    const auto* mapped = dynamic_cast<const dm::MappedDevice*>(node.device.get());
+    if (mapped && mapped->suspended()) names.push_back(node.name);
+  });
+  for (const std::string& name : names) {
+    auto pin = graph_.pin(name);
+    if (!pin) continue;
+    auto& mapped = dynamic_cast<dm::MappedDevice&>(*(*pin)->device);
+    mapped.clear();
+    log_warning("{}: was suspended; it goes on with its active table, so that its I/O can end",
+                name);
+    if (auto resumed = mapped.resume(); !resumed) log_error("{}", resumed.error().text());
+  }
+}
+
 Status Engine::with_map(std::string_view name,
                         const std::function<void(const dm::MappedDevice&)>& look) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
@@ -176,6 +205,7 @@ Status Engine::map_remove(std::string_view name) {
 Status Engine::map_rename(std::string_view from, std::string_view to) {
   const std::lock_guard lock(structure_);
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(from));
+  VOLFS_TRY(check_name(to));
   if (graph_.find(to))
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", to)));
   if (map.node().volume) VOLFS_TRY(catalog_->rename(map.node().volume->path(), to));

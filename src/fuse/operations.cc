@@ -199,9 +199,12 @@ void Operations::open_volume(fuse_req_t request, const Item& item, int flags) {
     return;
   }
   const bool direct = options_.direct_io || (flags & O_DIRECT) != 0;
+  // As a block device: its cached pages go with the last who has it open, since others may change
+  // what is below it.
+  const int cached = state_of(item.inode)->opens.load() > 0 ? FOPEN_KEEP_CACHE : 0;
   reply_open(request,
              std::make_unique<VolumeFile>(path_, item.volume, state_of(item.inode), direct),
-             direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE);
+             direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : cached);
 }
 
 void Operations::open(fuse_req_t request, const Item& item, int flags) {

@@ -198,7 +198,8 @@ void MountedServer::wait_end(int ended_fd) {
 Status MountedServer::serve(const std::function<void()>& ready) {
   transport_ = std::make_unique<DevTransport>(session_, fd_, path_, thread_count(options_.threads));
   VOLFS_TRY(transport_->start());
-  if (wait_ready(transport_->ended_fd())) {
+  const bool ready_came = wait_ready(transport_->ended_fd());
+  if (ready_came) {
     if (auto status = notifier_.start(session_); !status) log_warning("{}", status.error().text());
     if (ready) ready();
   }
@@ -207,6 +208,8 @@ Status MountedServer::serve(const std::function<void()>& ready) {
   transport_->join();
   workers_.drain();
   unmount();
+  if (!ready_came)
+    return fail(Error::make(ECANCELED, options_.mountpoint + ": ended before it was mounted"));
   return {};
 }
 

@@ -63,6 +63,11 @@ void ControlFile::Shared::write(DataRequest& request) {
     if (partial.size() + text.size() > most_bytes) {
       partial.clear();
       error = EFBIG;
+      // Whoever wrote on past the short write finds the reason where the reply would be.
+      reply =
+          R"({"ok":false,"error":{"code":"EFBIG","errno":27,"message":"the request is too long"}})"
+          "\n";
+      reply_begun = false;
     } else if (waiting.size() >= most_requests) {
       error = EBUSY;
     } else {

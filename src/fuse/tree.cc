@@ -112,7 +112,8 @@ struct stat Tree::attributes(const Item& item) const {
       out.st_mode = S_IFREG | (common.mode & 0444);
       break;
     case Item::Kind::control:
-      out.st_mode = S_IFREG | (common.mode & 0777);
+      // To share the data is not to share control over it.
+      out.st_mode = S_IFREG | (common.mode & 0600);
       break;
   }
   return out;

@@ -83,6 +83,9 @@ class Engine {
   Status map_resume(std::string_view name);
   Result<std::string> map_message(std::string_view name, uint64_t sector, std::string_view text);
   Status map_remove(std::string_view name);
+  // Lets every suspended device go on with its active table, dropping a loaded one: before an end
+  // that would wait for its I/O for ever. Any thread.
+  void release_suspended();
   // Looks at a map that stays meanwhile.
   Status with_map(std::string_view name, const std::function<void(const dm::MappedDevice&)>& look);
   Status map_rename(std::string_view from, std::string_view to);
