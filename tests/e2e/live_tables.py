@@ -227,7 +227,8 @@ def test_a_held_write_reaches_the_new_table_and_a_killed_reader_dies(t):
                               daemon=True)
     writer.start()
     import subprocess
-    reader = subprocess.Popen(["dd", f"if={data}", "of=/dev/null", "iflag=direct", "bs=4k"],
+    reader = subprocess.Popen(["dd", f"if={data}", "of=/dev/null", "iflag=direct", "bs=4k",
+                               "skip=100", "count=1"],  # another page than the one that the write holds
                               stderr=subprocess.DEVNULL)
     time.sleep(0.1)
     reader.kill()
