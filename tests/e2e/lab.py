@@ -22,7 +22,7 @@ import traceback
 
 VOLFS = os.environ.get("VOLFS", "volfs")
 SEED = int(os.environ.get("VOLFS_SEED", str(random.SystemRandom().randrange(1 << 31))))
-MiB = 1 << 20
+KiB, MiB = 1 << 10, 1 << 20
 libc = ctypes.CDLL(None, use_errno=True)
 
 
