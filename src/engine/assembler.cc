@@ -72,6 +72,10 @@ bool Assembler::is_origin(const std::string& name) const {
   });
 }
 
+std::string Assembler::own_name(const std::string& name) const {
+  return is_origin(name) ? name + "-real" : name;
+}
+
 dm::Resolver Assembler::resolver() const {
   return [this](std::string_view name) -> Result<BlockDevice*> {
     if (Node* node = engine_->graph_.find(name)) return node->device.get();
@@ -110,13 +114,13 @@ Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockD
   const bool origin = is_origin(name.value);
   const bool read_only = device->read_only();
   const uint64_t sectors = device->size() / sector_size;
-  const std::string real = name.value + "-real";
-  auto node = engine_->graph_.add(origin ? real : name.value, kind, std::move(device));
+  const std::string own = own_name(name.value);
+  auto node = engine_->graph_.add(own, kind, std::move(device));
   if (node && origin) {
     (*node)->internal = true;
     node =
         add_map(name.value, Kind::map,
-                fmt::format("0 {} snapshot-origin {}", sectors, dm::escape_word(real)), read_only);
+                fmt::format("0 {} snapshot-origin {}", sectors, dm::escape_word(own)), read_only);
   }
   if (!node) {
     report(name.at, node.error().text());

@@ -58,6 +58,8 @@ class Assembler {
  private:
   Exposure exposure();
   bool is_origin(const std::string& name) const;
+  // What the device that a definition calls NAME is called in tables.
+  std::string own_name(const std::string& name) const;
 
   const config::Definition& definition_;
   const AssembleOptions& options_;

@@ -69,9 +69,27 @@ def device_mapper_major():
         return next(line.split()[0] for line in devices if line.split()[1:] == ["device-mapper"])
 
 
+def device_names():
+    """Names by device number: of dm devices their own, of loop devices their image's file."""
+    names = {}
+    for block in glob.glob("/sys/block/dm-*") + glob.glob("/sys/block/loop*"):
+        source = f"{block}/dm/name" if "/dm-" in block else f"{block}/loop/backing_file"
+        if os.path.exists(source):
+            number = open(f"{block}/dev").read().strip()
+            names[number] = os.path.basename(open(source).read().strip())
+    return names
+
+
+def dm_text(what):
+    """`dmsetup table` or `status` with names for devices."""
+    output = subprocess.run(["dmsetup", what], check=True, text=True, stdout=subprocess.PIPE).stdout
+    names = device_names()
+    return "\n".join(" ".join(names.get(word, word) for word in line.split(" ")) for line in output.splitlines())
+
+
 class Maps:
     """Images and maps over them in the guest, by one dmsetup for all: starting programs is slow there.
-    Each is at path(NAME)."""
+    Tables name devices; each is at path(NAME)."""
 
     def __init__(self, images, maps):
         self.paths, numbers = {}, {}
@@ -86,16 +104,15 @@ class Maps:
             concise.append(f"{name},,{minor},rw,{','.join(rows)}")
         if concise:
             subprocess.run(["dmsetup", "create", "--concise", ";".join(concise)], check=True)
-        self.names = {number: name for name, number in numbers.items()}
 
     def path(self, name):
         return self.paths[name]
 
-    def text(self, what):
-        """`dmsetup table` or `status` with names for devices."""
-        output = subprocess.run(["dmsetup", what], check=True, text=True, stdout=subprocess.PIPE).stdout
-        return "\n".join(" ".join(self.names.get(word, word) for word in line.split(" "))
-                         for line in output.splitlines())
+
+def survey(paths):
+    """What programs compare: checksums of devices by their paths, and all of dmsetup's text."""
+    return {"sums": {path: sha256(path) for path in paths},
+            "table": dm_text("table"), "status": dm_text("status")}
 
 
 def perform(plan):
@@ -103,8 +120,9 @@ def perform(plan):
     maps = Maps(plan["images"], plan["maps"])
     for name, seed, count in plan.get("writes", []):
         scribble(maps.path(name), seed, count)
-    return {"sums": {name: sha256(maps.path(name)) for name in plan["read"]},
-            "table": maps.text("table"), "status": maps.text("status")}
+    found = survey([maps.path(name) for name in plan["read"]])
+    found["sums"] = {name: found["sums"][maps.path(name)] for name in plan["read"]}
+    return found
 
 
 def main(command, *arguments):
@@ -113,12 +131,8 @@ def main(command, *arguments):
     elif command == "scribble":
         for seed, path in enumerate(arguments[1:], int(arguments[0])):
             scribble(path, seed, 30)
-    elif command == "sums":
-        print(json.dumps({path: sha256(path) for path in arguments}))
-    elif command == "loops":
-        # The file behind every loop device, by device number.
-        print(json.dumps({open(f"{path}/dev").read().strip(): open(f"{path}/loop/backing_file").read().strip()
-                          for path in glob.glob("/sys/block/loop*") if os.path.exists(f"{path}/loop")}))
+    elif command == "survey":
+        print(json.dumps(survey(arguments)))
 
 
 if __name__ == "__main__":
