@@ -71,7 +71,7 @@ def in_guest(lab, script, volumes):
     """Runs a script where the disks are attached, then surveys the volumes."""
     paths = " ".join(f"/dev/{volume}" for volume in volumes)
     script = script.replace("PROGRAM", lab.program()).replace("SEED", str(SEED % 1000)).replace("NESTING", NESTING)
-    output = lab.linux.check(f"cd {lab.path}\n{ATTACH}\n{script}\n{lab.program('survey')} {paths}")
+    output = lab.linux.check(f"cd {lab.path}\n{ATTACH}\n{script}\n{lab.program('survey')} {paths}", timeout=900)
     try:
         found = json.loads(output.splitlines()[-1])
     except ValueError:
