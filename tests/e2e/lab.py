@@ -85,9 +85,23 @@ def volfs(*arguments, **options):
     return run(VOLFS, *arguments, **options)
 
 
+def shown(value):
+    """A value for a message: of long bytes the beginning."""
+    if isinstance(value, (bytes, bytearray)) and len(value) > 64:
+        return f"{bytes(value[:64])!r}... ({len(value)} bytes)"
+    return repr(value)
+
+
 def equal(found, expected, what=""):
-    if found != expected:
-        raise Failed(f"{what}: found {found!r}, expected {expected!r}")
+    if found == expected:
+        return
+    at = ""
+    if isinstance(found, (bytes, bytearray)) and isinstance(expected, (bytes, bytearray)):
+        index = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b),
+                     min(len(found), len(expected)))
+        at = f" from byte {index} on"
+        found, expected = found[index:], expected[index:]
+    raise Failed(f"{what}{at}: found {shown(found)}, expected {shown(expected)}")
 
 
 def holds(condition, what):
