@@ -20,6 +20,18 @@ Error dead(const std::string& path) {
                                            path, path));
 }
 
+// The mount point on the way to a path that a dead mount does not answer for.
+std::string topmost_dead(std::string path) {
+  while (true) {
+    const size_t slash = path.find_last_of('/');
+    if (slash == std::string::npos || slash == 0) return path;
+    const std::string parent = path.substr(0, slash);
+    struct stat status {};
+    if (stat(parent.c_str(), &status) == 0 || errno != ENOTCONN) return path;
+    path = parent;
+  }
+}
+
 // PATH without "." and "//", absolute; symbolic links and ".." of its directories resolved. The
 // last component need not exist.
 Result<std::string> normalised(const std::string& path) {
@@ -29,7 +41,7 @@ Result<std::string> normalised(const std::string& path) {
     return result;
   }
   const int error = errno;
-  if (error == ENOTCONN) return fail(dead(path));
+  if (error == ENOTCONN) return fail(dead(topmost_dead(path)));
   const size_t slash = path.find_last_of('/');
   const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   char* directory = error == ENOENT && parent != path ? realpath(parent.c_str(), nullptr) : nullptr;

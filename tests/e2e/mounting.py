@@ -418,7 +418,7 @@ def test_help_has_examples_and_wrong_usage_ends_with_2(t):
     # No fifo keeps a check waiting.
     os.mkfifo(t.path / "fifo")
     definition = t.define("volfs: 1\nimages:\n  a: {path: fifo}\nmaps:\n  m: {table: '0 8 linear a 0'}\n")
-    message = stderr_of(lab.VOLFS, "check", definition, timeout=30)
+    message = stderr_of(lab.VOLFS, "check", definition, status=2, timeout=30)
     holds("fifo: " in message, message)
 
 

@@ -116,7 +116,9 @@ Status create(const std::vector<std::string>& a) {
   if (a.size() < 8) return fail_invalid("create: too few arguments");
   md::CreateOptions o;
   VOLFS_TRY_ASSIGN(o.level, md::parse_level(a[0]));
-  if (a[1] != "-") VOLFS_TRY_ASSIGN(o.layout, md::parse_layout(o.level, a[1]));
+  if (a[1] != "-") {
+    VOLFS_TRY_ASSIGN(o.layout, md::parse_layout(o.level, a[1]));
+  }
   VOLFS_TRY_ASSIGN(o.chunk, parse_size(a[2]));
   VOLFS_TRY_ASSIGN(o.version, md::parse_version(a[3]));
   o.bitmap = a[4] == "bitmap" ? md::BitmapChoice::internal : md::BitmapChoice::none;
