@@ -275,12 +275,9 @@ Service MappedDevice::do_service(Op op) const {
 }
 
 void MappedDevice::do_for_each_below(const Visit& visit) const {
-  // What a loaded table names is in use, too: it must be there when the table takes over.
-  for (const Which which : {Which::active, Which::inactive}) {
-    const Pinned table(*this, which);
-    if (!table) continue;
-    for (BlockDevice* device : table->below()) visit(*device);
-  }
+  const Pinned table(*this, Which::active);
+  if (!table) return;
+  for (BlockDevice* device : table->below()) visit(*device);
 }
 
 std::string MappedDevice::table(Which which) const {

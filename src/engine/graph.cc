@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <set>
 
+#include "volfs/dm/mapped_device.h"
+
 namespace volfs::engine {
 
 std::string_view to_string(Kind kind) {
@@ -85,10 +87,14 @@ Node* Graph::find(const BlockDevice& device) const {
 }
 
 std::vector<std::string> Graph::users_locked(const BlockDevice& device) const {
+  const std::string name_below = device.name();
   std::vector<const Node*> found;
   for (const auto& [name, node] : nodes_) {
     bool uses = false;
     node->device->for_each_below([&](BlockDevice& below) { uses |= &below == &device; });
+    // What a loaded table names must be there when the table takes over.
+    if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node->device.get()))
+      uses |= std::ranges::count(map->deps(dm::MappedDevice::Which::inactive), name_below) > 0;
     if (uses) found.push_back(node.get());
   }
   std::ranges::sort(found, {}, &Node::serial);

@@ -108,7 +108,7 @@ TEST_CASE("arrays behave as a vector of bytes while members come and go") {
       {10, 0x201, 4, 4 * KiB, SuperblockVersion::v1_2, false},
       {10, 0x10201, 4, 4 * KiB, SuperblockVersion::v1_2, true},
   };
-  const uint64_t operations = test_iterations(4500) / shapes.size();
+  const uint64_t operations = test_iterations(450) / shapes.size();
   simulate(1, [&](uint64_t seed) {
     for (const Shape& shape : shapes) {
       INFO("VOLFS_SEED=", seed, " ", shape.text());
