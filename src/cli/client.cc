@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,8 +27,8 @@ std::string topmost_dead(std::string path) {
     const size_t slash = path.find_last_of('/');
     if (slash == std::string::npos || slash == 0) return path;
     const std::string parent = path.substr(0, slash);
-    struct stat status {};
-    if (stat(parent.c_str(), &status) == 0 || errno != ENOTCONN) return path;
+    struct statfs status{};  // stat(2) may be answered from the kernel's cache
+    if (statfs(parent.c_str(), &status) == 0 || errno != ENOTCONN) return path;
     path = parent;
   }
 }

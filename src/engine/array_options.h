@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What building and creating arrays share.
+// Levels of arrays, as definitions and as md name them.
 #pragma once
 
-#include <string>
-#include <vector>
+#include <cstdint>
 
 #include "volfs/config/definition.h"
-#include "volfs/config/diagnostics.h"
-#include "volfs/engine/create.h"
 
 namespace volfs::engine {
 
 // md's number of a level.
 int32_t md_level(config::ArrayLevel level);
-
-// Adds the step that makes ARRAY, unless it is there. What stands in the way goes to PROBLEMS.
-void plan_array(const config::Definition& definition, const config::Array& array,
-                const CreateOptions& options, std::vector<CreateStep>& steps,
-                config::Diagnostics& problems);
 
 }  // namespace volfs::engine

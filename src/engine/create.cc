@@ -8,7 +8,6 @@
 #include <cstring>
 #include <set>
 
-#include "array_options.h"
 #include "assembler.h"
 #include "volfs/backing/image.h"
 #include "volfs/units.h"
@@ -52,7 +51,9 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
   }
   for (const config::Item& item : definition.build_order)
     if (item.kind == config::DeviceKind::array)
-      plan_array(definition, definition.arrays[item.index], options, steps, problems);
+      problems.add(definition.arrays[item.index].name.at,
+                   fmt::format("array '{}': this version does not create arrays",
+                               definition.arrays[item.index].name.value));
   if (!problems.empty()) {
     problems.sort();
     return std::unexpected(problems);
