@@ -204,7 +204,7 @@ void Operations::open_volume(fuse_req_t request, const Item& item, int flags) {
   const int cached = state_of(item.inode)->opens.load() > 0 ? FOPEN_KEEP_CACHE : 0;
   reply_open(request,
              std::make_unique<VolumeFile>(path_, item.volume, state_of(item.inode), direct),
-             direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : cached);
+             (direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0) | cached);
 }
 
 void Operations::open(fuse_req_t request, const Item& item, int flags) {
