@@ -88,14 +88,19 @@ bool Operations::read_only(const Item& item) const {
 
 std::shared_ptr<VolumeState> Operations::state_of(uint64_t inode) {
   const std::lock_guard lock(mutex_);
-  auto state = states_[inode].lock();
-  if (!state) {
-    if (states_.size() > 1024)
-      std::erase_if(states_, [](const auto& each) { return each.second.expired(); });
-    state = std::make_shared<VolumeState>();
-    states_[inode] = state;
-  }
+  auto& state = states_[inode];
+  if (!state) state = std::make_shared<VolumeState>();
   return state;
+}
+
+void Operations::flush_written() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [inode, state] : states_) {
+    const auto node = tree_.catalog().get(inode);
+    if (!node || !node->volume || !state->dirty.exchange(false)) continue;
+    if (auto flushed = node->volume->bytes().flush(); !flushed)
+      log_error("{}", flushed.error().text());
+  }
 }
 
 // Attributes -------------------------------------------------------------------------------------

@@ -32,6 +32,10 @@ class Operations {
   // Sends what libfuse answers or notifies; as writev(2).
   std::function<ssize_t(const iovec*, int)> send;
 
+  // Flushes what was written and not flushed since: when the connection ends with a last close,
+  // the kernel may not tell of it any more. No request is under way.
+  void flush_written();
+
  private:
   friend struct Calls;
   using Item = Tree::Item;
@@ -50,9 +54,8 @@ class Operations {
   Tree& tree_;
   DataPath& path_;
   const Options& options_;
-  Mutex mutex_;  // guards states_
-  // Weak: a volume that is open nowhere has no state.
-  std::unordered_map<uint64_t, std::weak_ptr<VolumeState>> states_;
+  Mutex mutex_;                                                        // guards states_
+  std::unordered_map<uint64_t, std::shared_ptr<VolumeState>> states_;  // of what was ever open
 };
 
 }  // namespace volfs::fuse

@@ -207,6 +207,7 @@ Status MountedServer::serve(const std::function<void()>& ready) {
   notifier_.stop();
   transport_->join();
   workers_.drain();
+  operations_.flush_written();
   unmount();
   if (!ready_came)
     return fail(Error::make(ECANCELED, options_.mountpoint + ": ended before it was mounted"));
