@@ -58,6 +58,7 @@ void Random::fill(std::span<std::byte> memory) {
     std::memcpy(memory.data(), &word, 8);
     memory = memory.subspan(8);
   }
+  if (memory.empty()) return;
   const uint64_t word = next();
   std::memcpy(memory.data(), &word, memory.size());
 }
