@@ -31,7 +31,7 @@ set_up() {
   mkdir -p /run/lock/lvm /run/mdadm /run/lvm /var/tmp /var/lib "$share" "$modules"
   ln -s /run/lock /var/lock
   ln -sn /proc/self/fd /dev/fd
-  [ $fs = hostfs ] || mount_host "$modules" "$modules" modules loose
+  mount_host "$modules" "$modules" modules loose
   mount_host "$control" /control control none
   # There is no udev here: the tools make device nodes themselves.
   export DM_DISABLE_UDEV=1 MDADM_NO_UDEV=1 LVM_SUPPRESS_FD_WARNINGS=1 LC_ALL=C.UTF-8 HOME=/tmp
