@@ -78,6 +78,10 @@ Status carry_out(BlockDevice& bytes, const DataRequest& request) {
     case Kind::flush:
       return bytes.flush();
     case Kind::punch_hole:
+      // Where nothing can be freed a hole would only cost: an origin would copy all of it to its
+      // snapshots, which the trim of a file system would fill. Linux refuses it there, too.
+      VOLFS_TRY(bytes.check(Op::write_zeroes, request.offset, request.length));
+      if (bytes.limits().discard_granularity == 0) return fail_sys(EOPNOTSUPP, "");
       return bytes.write_zeroes(request.offset, request.length, Unmap::yes);
     case Kind::zero_range:
       return bytes.write_zeroes(request.offset, request.length, Unmap::no);
