@@ -79,7 +79,7 @@ Result<std::unique_ptr<FileImage>> FileImage::open(std::string name, const std::
   struct stat st{};
   if (options.create && ::stat(path.c_str(), &st) != 0 && errno == ENOENT)
     VOLFS_TRY(create_image(path, *options.create));
-  VOLFS_TRY_ASSIGN(auto file,
+  VOLFS_TRY_ASSIGN(std::shared_ptr<ImageFile> file,
                    ImageFile::open(path, !options.read_only, options.direct, options.lock));
   VOLFS_TRY_ASSIGN(Range range, find_range(*file, path, options));
   const auto misaligned = [&] {
@@ -88,6 +88,7 @@ Result<std::unique_ptr<FileImage>> FileImage::open(std::string name, const std::
   if (file->direct() && misaligned()) {
     log_warning("{}: {} bytes at {} are no multiple of {}: it is used without O_DIRECT", path,
                 range.length, range.offset, file->limits().logical_block);
+    file.reset();
     VOLFS_TRY_ASSIGN(file, ImageFile::open(path, !options.read_only, false, options.lock));
   }
   const uint32_t block = file->limits().logical_block;

@@ -30,6 +30,24 @@ namespace {
 struct Registry {
   Mutex mutex;
   std::map<std::tuple<FileIdentity, bool, bool>, std::weak_ptr<ImageFile>> files;
+
+  std::shared_ptr<ImageFile> find(const FileIdentity& identity, bool write, bool direct) const {
+    const auto there = files.find({identity, write, direct});
+    return there == files.end() ? nullptr : there->second.lock();
+  }
+  // The mode that a file is used in, DIRECT being wished for. Pages of the cache and O_DIRECT do
+  // not know of each other's writes in time, and two ranges of a file may share a page: all images
+  // of a file go one way.
+  Result<bool> one_mode(const FileIdentity& identity, bool direct, const std::string& path) const {
+    const bool other = find(identity, true, !direct) || find(identity, false, !direct);
+    if (!other) return direct;
+    if (!direct)
+      return fail_invalid(path +
+                          ": another image of this file is used with O_DIRECT and this one "
+                          "cannot be: expected all images of a file with it, or none");
+    log_warning("{}: another image of this file is used without O_DIRECT: this one is, too", path);
+    return false;
+  }
 };
 
 Registry& registry() {
@@ -92,8 +110,9 @@ Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool
   const FileIdentity identity = FileIdentity::of(st);
   Registry& all = registry();
   const std::lock_guard guard(all.mutex);
+  VOLFS_TRY_ASSIGN(direct, all.one_mode(identity, direct, path));
   for (const bool writable : {true, write})
-    if (auto there = all.files[{identity, writable, direct}].lock()) return there;
+    if (auto there = all.find(identity, writable, direct)) return there;
 
   // By way of the claim's descriptor, so that it is the same file whatever became of the path.
   const std::string same = fmt::format("/proc/self/fd/{}", claim->fd());
@@ -102,7 +121,6 @@ Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool
   if (!fd && direct && errno == EINVAL) {
     log_warning("{}: its file system has no O_DIRECT: it is used without", path);
     direct = false;
-    if (auto there = all.files[{identity, write, false}].lock()) return there;
     fd = UniqueFd(::open(same.c_str(), flags));
   }
   if (!fd) return fail_sys(errno, path + ": open");

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <utility>
 
 #include "volfs/inline_vector.h"
@@ -52,30 +54,61 @@ void surround(std::span<std::byte> before, IoSpan iov, std::span<std::byte> afte
   if (!after.empty()) out.push_back({after.data(), after.size()});
 }
 
-// Holds a gate closed.
-class Closed {
- public:
-  explicit Closed(Gate& gate) : gate_(gate) { gate_.close(); }
-  ~Closed() { gate_.open(); }
-  Closed(const Closed&) = delete;
-  Closed& operator=(const Closed&) = delete;
-
- private:
-  Gate& gate_;
-};
-
-class Inside {
- public:
-  explicit Inside(Gate& gate) : gate_(gate) { gate_.enter(); }
-  ~Inside() { gate_.exit(); }
-  Inside(const Inside&) = delete;
-  Inside& operator=(const Inside&) = delete;
-
- private:
-  Gate& gate_;
-};
-
 }  // namespace
+
+// For the time of a write of whole blocks.
+class ByteAccess::AlignedWrite {
+ public:
+  AlignedWrite(ByteAccess& bytes, uint64_t begin, uint64_t end) : bytes_(bytes) {
+    fast_ = bytes.fast_.try_enter();
+    if (!fast_) range_.emplace(bytes.blocks_, begin, end, RangeLock::Mode::shared);
+  }
+  ~AlignedWrite() {
+    if (fast_) bytes_.fast_.exit();
+  }
+  AlignedWrite(const AlignedWrite&) = delete;
+  AlignedWrite& operator=(const AlignedWrite&) = delete;
+
+ private:
+  ByteAccess& bytes_;
+  std::optional<RangeLock::Guard> range_;
+  bool fast_;
+};
+
+// For the time of a read-modify-write: no other write touches these blocks.
+class ByteAccess::Exclusive {
+ public:
+  Exclusive(ByteAccess& bytes, uint64_t begin, uint64_t end) : bytes_(bytes) {
+    close_fast();
+    range_.emplace(bytes.blocks_, begin, end);
+  }
+  ~Exclusive() {
+    range_.reset();
+    const std::lock_guard lock(bytes_.mutex_);
+    if (--bytes_.exclusive_ > 0) return;
+    bytes_.fast_is_empty_ = false;
+    bytes_.fast_.open();
+  }
+  Exclusive(const Exclusive&) = delete;
+  Exclusive& operator=(const Exclusive&) = delete;
+
+ private:
+  // The first one closes the gate; the others wait until that is done.
+  void close_fast() {
+    bytes_.mutex_.lock();
+    const bool first = bytes_.exclusive_++ == 0;
+    if (!first) bytes_.closed_.wait(bytes_.mutex_, [this] { return bytes_.fast_is_empty_; });
+    bytes_.mutex_.unlock();
+    if (!first) return;
+    bytes_.fast_.close();
+    const std::lock_guard lock(bytes_.mutex_);
+    bytes_.fast_is_empty_ = true;
+    bytes_.closed_.notify_all();
+  }
+
+  ByteAccess& bytes_;
+  std::optional<RangeLock::Guard> range_;
+};
 
 ByteAccess::ByteAccess(BlockDevice& below)
     : BlockDevice(below.name(), below.size(), byte_limits(below), below.read_only()),
@@ -89,18 +122,14 @@ void ByteAccess::refresh() {
 }
 
 bool ByteAccess::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) {
-  if (!Blocks(offset, length, below_.logical_block()).aligned()) {
+  const bool aligned = Blocks(offset, length, below_.logical_block()).aligned();
+  // What needs a range of the lock is done by this device itself.
+  if (!aligned || (op != Op::read && !fast_.try_enter())) {
     out.add(*this, offset, length);
     return true;
   }
-  if (op != Op::read) {
-    // The lease keeps a read-modify-write out until the write is done.
-    if (wait == Wait::yes)
-      aligned_writes_.enter();
-    else if (!aligned_writes_.try_enter())
-      return false;
-    out.hold(aligned_writes_);
-  }
+  // The lease keeps every read-modify-write out until the write is done.
+  if (op != Op::read) out.hold(fast_);
   return below_.map(op, offset, length, wait, out);
 }
 
@@ -118,12 +147,12 @@ Status ByteAccess::do_write(uint64_t offset, IoSpan iov, Fua fua) {
   const uint32_t block = below_.logical_block();
   const Blocks range(offset, total_length(iov), block);
   if (range.aligned()) {
-    const Inside inside(aligned_writes_);
+    const AlignedWrite aligned(*this, range.begin, range.end);
     return below_.write(offset, iov, fua);
   }
   BlockBuffer head(block), tail(block);
   InlineVector<iovec, 16> whole;
-  const Closed closed(aligned_writes_);
+  const Exclusive exclusive(*this, range.begin, range.end);
   const uint64_t last = range.end - block;
   if (range.before > 0 || last == range.begin) VOLFS_TRY(below_.read(range.begin, head.bytes()));
   // When the range lies in one block, that block was just read.
@@ -142,7 +171,7 @@ Status ByteAccess::do_discard(uint64_t offset, uint64_t length) {
   const uint64_t begin = round_up(offset, block);
   const uint64_t end = round_down(offset + length, block);
   if (begin >= end) return {};
-  const Inside inside(aligned_writes_);
+  const AlignedWrite aligned(*this, begin, end);
   return below_.discard(begin, end - begin);
 }
 
@@ -162,7 +191,7 @@ Status ByteAccess::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap
   };
   VOLFS_TRY(write_zeros(offset, inner_begin));
   if (inner_begin < inner_end) {
-    const Inside inside(aligned_writes_);
+    const AlignedWrite aligned(*this, inner_begin, inner_end);
     VOLFS_TRY(below_.write_zeroes(inner_begin, inner_end - inner_begin, unmap));
   }
   return write_zeros(inner_end, end);

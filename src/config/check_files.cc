@@ -69,6 +69,21 @@ void check_one_path(Context& context, std::vector<const Image*>& images, bool al
   }
 }
 
+// IMAGES have one path, in the order of the file. Two ways into one file do not see each other's
+// writes in time.
+void check_one_way(Context& context, const std::vector<const Image*>& images) {
+  const auto direct = [](const Image* image) { return image->direct && image->direct->value; };
+  const Image* const first = images.front();
+  for (const Image* image : images) {
+    if (direct(image) == direct(first)) continue;
+    context.report(image->direct ? image->direct->at : image->path.at,
+                   fmt::format("{} is used {} O_DIRECT and {}, of the same file, {} (line {})",
+                               called(*image), direct(image) ? "with" : "without", called(*first),
+                               direct(first) ? "with it" : "without", first->path.at.line),
+                   "the same 'direct' for all images of a file");
+  }
+}
+
 class UuidChecker {
  public:
   explicit UuidChecker(Context& context) : context_(context) {}
@@ -107,8 +122,12 @@ void check_paths(Context& context, const Definition& definition) {
   for (const Image& image : definition.images) add(image);
   for (const Snapshot& snapshot : definition.snapshots)
     if (snapshot.cow_image) add(*snapshot.cow_image);
-  for (auto& [path, images] : by_path)
-    if (images.size() > 1) check_one_path(context, images, definition.readonly.value);
+  for (auto& [path, images] : by_path) {
+    if (images.size() < 2) continue;
+    std::ranges::stable_sort(images, {}, [](const Image* image) { return image->path.at; });
+    check_one_way(context, images);
+    check_one_path(context, images, definition.readonly.value);
+  }
 }
 
 void check_uuids(Context& context, const Definition& definition) {

@@ -19,7 +19,9 @@
 //
 // Alignment. With `direct`, logical_block() is what O_DIRECT needs; memory may be aligned as it
 // likes, misaligned memory costs a copy. Where O_DIRECT cannot be had (tmpfs, a size or offset
-// that is no multiple of the block) the image is buffered, and a message says so.
+// that is no multiple of the block) the image is buffered, and a message says so. All images of a
+// file go one way: beside a buffered one another is buffered, too, with a message; beside one with
+// O_DIRECT a buffered one is refused (EINVAL).
 #pragma once
 
 #include <cstdint>

@@ -95,6 +95,32 @@ TEST_CASE("a range of an image is an image") {
   CHECK(rest->size() == MiB - 4096);
 }
 
+TEST_CASE("all images of a file go one way, through the page cache or past it") {
+  const TempDir dir;
+  const std::string path = dir.file("disk.img", MiB);
+  const std::string link = dir.path("link.img");
+  std::filesystem::create_symlink(path, link);
+  {
+    auto buffered = open_image(path, {.length = 4096});
+    auto direct = open_image(link, {.direct = true, .offset = 4096});
+    CHECK_FALSE(direct->direct());
+    CHECK(&direct->file() == &buffered->file());
+  }
+  auto direct = open_image(path, {.direct = true, .offset = 4096, .length = 4096});
+  if (!direct->direct()) return;
+  auto also = open_image(link, {.read_only = true, .direct = true, .offset = 8192});
+  CHECK(also->direct());
+  CHECK(open_error(link, {.length = 4096}).code() == EINVAL);
+  CHECK(open_error(link, {.read_only = true, .length = 4096}).text() ==
+        link +
+            ": another image of this file is used with O_DIRECT and this one cannot be: "
+            "expected all images of a file with it, or none");
+  direct.reset();
+  CHECK(open_error(path).code() == EINVAL);
+  also.reset();
+  CHECK_FALSE(open_image(path)->direct());
+}
+
 TEST_CASE("an image that was cut off fails what lies past its end, and is not made longer") {
   const TempDir dir;
   for (const bool direct : {false, true}) {

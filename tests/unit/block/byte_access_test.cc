@@ -208,6 +208,137 @@ void race(ByteAccess& bytes, MemoryDevice& disk, int rounds) {
     CHECK(stands[at] == std::byte{static_cast<uint8_t>(rounds - 1)});
 }
 
+// A disk whose reads wait while its gate is closed.
+class HeldReads final : public BlockDevice {
+ public:
+  explicit HeldReads(MemoryDevice& disk)
+      : BlockDevice("held", disk.size(), disk.limits()), disk_(disk) {}
+  Gate gate;
+  std::atomic<bool> waiting{false};
+
+ private:
+  Status do_read(uint64_t offset, IoSpan iov) override {
+    waiting = true;
+    gate.enter();
+    gate.exit();
+    return disk_.read(offset, iov);
+  }
+  Status do_write(uint64_t offset, IoSpan iov, Fua fua) override {
+    return disk_.write(offset, iov, fua);
+  }
+  Status do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) override {
+    return disk_.write_zeroes(offset, length, unmap);
+  }
+  MemoryDevice& disk_;
+};
+
+Thread started(std::function<void()> body) {
+  auto thread = Thread::start("test", std::move(body));
+  REQUIRE(thread.has_value());
+  return std::move(*thread);
+}
+
+TEST_CASE("an aligned write waits for a read-modify-write of its own block only") {
+  simulate(test_iterations(30), [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    const SimScheduler sim(seed);
+    MemoryDevice disk = make_disk(512);
+    HeldReads held(disk);
+    ByteAccess bytes(held);
+    const std::vector<std::byte> whole(1024, std::byte{1});
+    const std::byte one{2};
+    held.gate.close();
+    // It reads block 1 and cannot go on.
+    Thread unaligned = started([&] { CHECK(bytes.write(700, std::span(&one, 1)).has_value()); });
+    while (!held.waiting) sleep_for(Nanos(1000));
+    // Blocks 2 and 3 are free; who tried to wait here would wait for ever.
+    CHECK(bytes.write(1024, whole).has_value());
+    CHECK(bytes.write_zeroes(2048, 512).has_value());
+    // Blocks 0 and 1 are not.
+    std::atomic<bool> written{false};
+    Thread aligned = started([&] {
+      CHECK(bytes.write(0, whole).has_value());
+      written = true;
+    });
+    sleep_for(Nanos(1000));
+    CHECK(!written);
+    held.gate.open();
+    unaligned.join();
+    aligned.join();
+    CHECK(disk.peek(0, 1024) == whole);
+    CHECK(disk.peek(1024, 1024) == whole);
+    // The gate is open again: aligned writes are mapped.
+    Mapping mapping;
+    REQUIRE(bytes.map(Op::write, 0, 512, Wait::no, mapping));
+    CHECK(mapping.extents()[0].device == &held);
+  });
+}
+
+// A disk cut into pieces at any byte, each with one of several writers as its owner.
+struct Pieces {
+  struct Piece {
+    uint64_t offset, length;
+    std::byte value{};
+  };
+  std::vector<std::vector<Piece>> of_writer;
+
+  Pieces(Random& random, uint64_t size, size_t writers) : of_writer(writers) {
+    for (uint64_t at = 0; at < size;) {
+      uint64_t end = at + random.between(1, 1500);
+      if (random.one_in(2)) end = round_up(end, 512);
+      end = std::min(end, size);
+      of_writer[random.below(writers)].push_back({at, end - at});
+      at = end;
+    }
+  }
+};
+
+void write_piece(ByteAccess& bytes, Pieces::Piece& piece, Random& random) {
+  piece.value = std::byte{static_cast<uint8_t>(random.next())};
+  if (random.one_in(4)) {
+    piece.value = {};
+    REQUIRE(bytes.write_zeroes(piece.offset, piece.length).has_value());
+    return;
+  }
+  std::vector<std::byte> data(piece.length, piece.value);
+  Mapping mapping;
+  REQUIRE(bytes.map(Op::write, piece.offset, piece.length, Wait::no, mapping));
+  if (mapping.extents()[0].device == &bytes) {
+    mapping.clear();
+    REQUIRE(bytes.write(piece.offset, data).has_value());
+    return;
+  }
+  IoBatch batch;
+  const OneSlice slice{std::span<std::byte>(data)};
+  batch.transfer(Op::write, mapping, slice);
+  REQUIRE(batch.run().has_value());
+}
+
+TEST_CASE("writers of neighbouring bytes, aligned and not, lose nothing, in any order of events") {
+  simulate(test_iterations(60), [](uint64_t seed) {
+    INFO("VOLFS_SEED=", seed);
+    const SimScheduler sim(seed);
+    Random random(seed);
+    MemoryDevice disk = make_disk(512, 16 * KiB);
+    ByteAccess bytes(disk);
+    Pieces pieces(random, disk.size(), 4);
+    std::vector<Thread> threads;
+    for (auto& own : pieces.of_writer) {
+      threads.push_back(started([&bytes, &own, mine = Random(random.next())]() mutable {
+        for (int i = 0; i < 12 && !own.empty(); ++i)
+          write_piece(bytes, own[mine.below(own.size())], mine);
+      }));
+    }
+    for (auto& thread : threads) thread.join();
+    std::vector<std::byte> model(disk.size());
+    for (const auto& own : pieces.of_writer)
+      for (const auto& piece : own)
+        std::fill_n(model.begin() + static_cast<ptrdiff_t>(piece.offset), piece.length,
+                    piece.value);
+    CHECK(disk.peek(0, disk.size()) == model);
+  });
+}
+
 TEST_CASE("writers of one sector lose no byte, in any order of events") {
   simulate(test_iterations(30), [](uint64_t seed) {
     INFO("VOLFS_SEED=", seed);
