@@ -38,9 +38,14 @@ class LeaseOwner {
   ~LeaseOwner() = default;
 };
 
+// How to map a read. Careful: the bytes could not be read where they live, so a device that knows
+// another way to them (a mirror, parity) must answer with itself.
+enum class Care : bool { no, yes };
+
 class Mapping {
  public:
   Mapping() = default;
+  explicit Mapping(Care care) : careful_(care == Care::yes) {}
   ~Mapping() { clear(); }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
@@ -55,6 +60,7 @@ class Mapping {
 
   std::span<const Extent> extents() const { return extents_; }
   uint64_t length() const { return length_; }
+  bool careful() const { return careful_; }
 
  private:
   struct Lease {
@@ -65,6 +71,7 @@ class Mapping {
   InlineVector<Extent, 24> extents_;
   InlineVector<Lease, 8> leases_;
   uint64_t length_ = 0;
+  const bool careful_ = false;
 };
 
 }  // namespace volfs

@@ -176,11 +176,15 @@ bool BlockDevice::do_map(Op, uint64_t offset, uint64_t length, Wait, Mapping& ou
 }
 
 Status BlockDevice::do_read(uint64_t offset, IoSpan iov) {
-  Mapping mapping;
-  do_map(Op::read, offset, total_length(iov), Wait::yes, mapping);
-  IoBatch batch;
-  batch.transfer(Op::read, mapping, iov);
-  return batch.run();
+  const auto read = [&](Care care) -> Status {
+    Mapping mapping(care);
+    do_map(Op::read, offset, total_length(iov), Wait::yes, mapping);
+    IoBatch batch;
+    batch.transfer(Op::read, mapping, iov);
+    return batch.run();
+  };
+  if (read(Care::no)) return {};
+  return read(Care::yes);
 }
 
 Status BlockDevice::do_write(uint64_t offset, IoSpan iov, Fua fua) {

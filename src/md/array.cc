@@ -65,8 +65,7 @@ Status Array::stop() {
   if (c.read_only || c.failed.load()) return {};
   if (!c.redundant) return flush();
   VOLFS_TRY(c.flush_members());
-  if (c.bitmap)
-    c.bitmap->sweep(true, !c.degraded_now(), c.array.events, [&c] { return c.flush_members(); });
+  if (c.bitmap) c.sweep_bitmap(true);
   std::unique_lock lock(c.mutex);
   if (!c.clean.exchange(true)) c.note(false);
   return c.commit(lock);
@@ -88,7 +87,8 @@ bool Array::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& 
   if (c.failed.load(std::memory_order_relaxed)) {
     c.maps.exit();
     out.add_error(EIO, length);
-  } else if (c.personality->mappable(offset, length)) {
+  } else if ((!out.careful() || c.personality->maps_writes()) &&
+             c.personality->mappable(offset, length)) {
     out.hold(c.maps);
     c.personality->map(offset, length, out);
   } else {
@@ -117,6 +117,7 @@ Status Array::guarded_write(uint64_t offset, uint64_t length, Work work) {
   if (status) {
     const auto span = c.personality->sync_span(offset, length);
     if (c.bitmap) status = c.bitmap->start(span.begin, span.end);
+    if (status && c.failed.load()) status = fail_sys(EIO, "");
     if (status) status = work();
     if (c.bitmap) c.bitmap->end(span.begin, span.end, status.has_value() && !c.degraded_now());
   }
@@ -195,10 +196,7 @@ Status Array::fail(std::string_view device) {
       return volfs::fail(
           Error::make(EBUSY, fmt::format("{}: cannot do without {}", name(), device)));
   }
-  member->faulty = true;
-  if (member->slot != no_slot) c.shared.slots[member->slot].faulty.store(true);
-  c.note(true);
-  c.sync->wake();
+  c.mark_faulty(*member);
   return c.commit(lock);
 }
 
@@ -251,8 +249,7 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
   auto member = std::make_unique<Member>();
   member->device = member->metadata = &device;
   uint32_t slot = no_slot;
-  if (found && *found && (*found)->array.uuid == c.array.uuid && c.bitmap &&
-      (*found)->array.events >= c.bitmap->events_cleared() && !(*found)->recovery_offset) {
+  if (found && *found && c.bitmap && c.could_be_old(**found)) {
     const uint16_t role = (*found)->role();
     if (role < c.shared.geometry.raid_disks && !c.member_of(role)) slot = role;
   }
@@ -286,6 +283,14 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
   c.note(true);
   c.sync->wake();
   return c.commit(lock);
+}
+
+// Whether it was a member that has missed nothing but what the bitmap says.
+bool Array::Core::could_be_old(const MemberMetadata& sb) const {
+  return sb.array.uuid == array.uuid && sb.array.version == array.version &&
+         sb.array.geometry == array.geometry && sb.array.has_bitmap &&
+         sb.array.member_size == array.member_size && !sb.recovery_offset && !sb.replacement &&
+         sb.array.events >= bitmap->events_cleared() && sb.array.events <= array.events;
 }
 
 // The superblock of a device that was no member: placed as on those that are.

@@ -69,7 +69,8 @@ struct Array::Core final : Host {
   ArrayMetadata array;
   std::vector<std::unique_ptr<Member>> members;
   uint64_t resync_position = all_in_sync;  // md's recovery_cp, as on disk
-  bool devices_changed = false, clean_changed = false, can_decrease_events = false;
+  bool devices_changed = false, clean_changed = false, member_lost = false;
+  bool can_decrease_events = false;
   uint64_t wanted = 0, written = 0;  // changes of the superblocks
   uint64_t active_change = 0;        // which of them marked it active
   bool updating = false;
@@ -85,6 +86,7 @@ struct Array::Core final : Host {
 
   Status open_bitmap();
   Result<MemberMetadata> new_member(uint64_t device_size) const;
+  bool could_be_old(const MemberMetadata& sb) const;
   // A write may begin: the array is marked active on disk.
   Status begin_write();
   void end_write();
@@ -97,8 +99,10 @@ struct Array::Core final : Host {
   void attach(Member& member, uint32_t slot, uint64_t recovered);
   void detach(Member& member);
   bool has_failed(const char* why);
+  void mark_faulty(Member& member);
   void find_service();
   void run_daemon();
+  bool sweep_bitmap(bool now);
   Nanos sweep_interval() const;
   ArrayState state() const;
 

@@ -83,8 +83,7 @@ void Array::Core::note(bool devices) {
 bool Array::Core::fail_locked(Member& member) {
   if (member.faulty) return !failed.load();
   if (member.slot != no_slot) {
-    Slot& slot = shared.slots[member.slot];
-    if (slot.in_sync()) {
+    if (shared.slots[member.slot].in_sync()) {
       SlotSet missing = shared.missing();
       missing[member.slot] = true;
       if (!survives(shared.geometry, missing)) {
@@ -92,12 +91,17 @@ bool Array::Core::fail_locked(Member& member) {
         return false;
       }
     }
-    slot.faulty.store(true);
   }
+  mark_faulty(member);
+  return true;
+}
+
+void Array::Core::mark_faulty(Member& member) {
   member.faulty = true;
+  if (member.slot != no_slot) shared.slots[member.slot].faulty.store(true);
+  member_lost = true;
   note(true);
   if (sync) sync->wake();
-  return true;
 }
 
 bool Array::Core::fail_member(uint32_t slot, const Error& why) {
@@ -224,9 +228,12 @@ void Array::Core::next_events(bool nospares) {
     --array.events;
     can_decrease_events = false;
   } else {
-    ++array.events;
+    // A member that is one event behind counts as fresh, and Linux before 6.8 does not ask the
+    // others whether it had failed: one that was lost must stay further behind.
+    array.events += member_lost ? 2 : 1;
     can_decrease_events = nospares;
   }
+  member_lost = false;
 }
 
 MemberMetadata Array::Core::described(const Member& member) const {
@@ -437,6 +444,18 @@ bool Array::Core::try_clean(std::unique_lock<Mutex>& lock, TimePoint& next) {
   return commit(lock).has_value();
 }
 
+// False if there is nothing to do before the next write or the end of a sync.
+bool Array::Core::sweep_bitmap(bool now) {
+  const Inside inside(works);
+  if (degraded_now()) return false;
+  return bitmap->sweep(now, [this]() -> std::optional<uint64_t> {
+    if (!flush_members()) return std::nullopt;
+    const std::lock_guard lock(mutex);
+    if (failed.load() || degraded_now()) return std::nullopt;
+    return array.events;
+  });
+}
+
 Nanos Array::Core::sweep_interval() const {
   if (options.bitmap_sweep) return *options.bitmap_sweep;
   return std::chrono::seconds(bitmap->superblock().daemon_sleep);
@@ -454,13 +473,8 @@ void Array::Core::run_daemon() {
     if (bitmap && !failed.load()) {
       sweeping = sweep_wanted.exchange(false) || sweeping || was_active;
       if (sweeping && now() >= next_sweep) {
-        const bool whole = !degraded_now();
-        const uint64_t events = array.events;
         lock.unlock();
-        {
-          const Inside inside(works);
-          sweeping = bitmap->sweep(false, whole, events, [this] { return flush_members(); });
-        }
+        sweeping = sweep_bitmap(false);
         lock.lock();
         next_sweep = now() + sweep_interval();
       }

@@ -11,8 +11,9 @@
 namespace volfs::md {
 namespace {
 
-constexpr uint64_t step_size = 512 * KiB;  // between two looks at whether to go on
-constexpr uint64_t checkpoints = 16;       // how often the position is recorded
+// Between two looks at whether to go on: 512 KiB, less when that takes long at the top speed.
+constexpr uint64_t step_size = 512 * KiB, least_step = 64 * KiB, steps_a_second = 16;
+constexpr uint64_t checkpoints = 16;  // how often the position is recorded
 constexpr Nanos mark_distance = std::chrono::seconds(3);
 constexpr Nanos stand_back = std::chrono::milliseconds(20);
 
@@ -163,8 +164,10 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
   }));
   bool ok = true;
   uint64_t next_checkpoint = position_ + std::max(size_ / checkpoints, step_size);
+  const uint64_t most = std::clamp(
+      round_down(core_.options.sync_speed_max / steps_a_second, least_step), least_step, step_size);
   while (ok && position_ < run.end && !interrupted(run)) {
-    const uint64_t at = position_, length = std::min(step_size, run.end - position_);
+    const uint64_t at = position_, length = std::min(most, run.end - position_);
     lock.unlock();
     const auto step = [&] {
       const Inside inside(core_.works);

@@ -143,10 +143,8 @@ void WriteIntent::synced(uint64_t begin, uint64_t end) {
   }
 }
 
-bool WriteIntent::sweep(bool now, bool redundant, uint64_t events,
-                        const std::function<Status()>& flush) {
+bool WriteIntent::sweep(bool now, const Settle& settle) {
   std::unique_lock lock(mutex_);
-  if (!redundant) return false;
   std::vector<uint64_t> ready;
   bool more = false;
   for (uint64_t bit = 0; bit < bits_.size(); ++bit) {
@@ -163,15 +161,17 @@ bool WriteIntent::sweep(bool now, bool redundant, uint64_t events,
   if (ready.empty()) return more;
   for (const uint64_t bit : ready) bits_[bit].idle = true;
   lock.unlock();
-  if (!flush()) return true;
+  // A member that is lost from here on has all that the bits stood for.
+  const auto events = settle();
+  if (!events) return true;
   lock.lock();
   for (const uint64_t bit : ready) {
     // Written again meanwhile: start() took the mark away.
     const Bit& state = bits_[bit];
     if (state.idle && state.writers == 0 && !state.needed && is_set(bit)) set(bit, false);
   }
-  if (superblock_.events_cleared < events) {
-    superblock_.events_cleared = events;
+  if (superblock_.events_cleared < *events) {
+    superblock_.events_cleared = *events;
     touch(0);
   }
   Failed failed;

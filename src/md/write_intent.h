@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "volfs/md/bitmap.h"
@@ -45,10 +46,12 @@ class WriteIntent {
   void need_nothing();
   void synced(uint64_t begin, uint64_t end);
 
-  // Bits that nobody needs since the sweep before (NOW: or just now). FLUSH is called before
-  // they are cleared: what they stood for must be on disk. REDUNDANT: the array is whole; else no
-  // bit is cleared. True if there is something left to do later.
-  bool sweep(bool now, bool redundant, uint64_t events, const std::function<Status()>& flush);
+  // Clears bits that nobody needs since the sweep before (NOW: or just now). SETTLE is called
+  // before that, without locks: it makes durable on all members what the bits stood for and
+  // returns the array's events then; nothing if the array is not whole, which keeps all bits.
+  // True if there is something left to do later.
+  using Settle = std::function<std::optional<uint64_t>()>;
+  bool sweep(bool now, const Settle& settle);
   // The superblock follows the array's; written at once. Failed members are returned.
   Failed write_events(uint64_t events);
   uint64_t events_cleared() const;

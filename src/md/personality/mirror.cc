@@ -300,6 +300,8 @@ Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_
       io.add(found[i].slot, found[i].offset, content[first], length);
   }
   if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.fail_members());
+  for (const Place& place : found)
+    if (unread[place.slot]) m_.host->corrected_read(place.slot, length);
   return mismatches;
 }
 

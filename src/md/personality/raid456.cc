@@ -24,7 +24,7 @@ bool Raid456::readable(uint32_t slot, const Band& band, const SlotSet& bad) cons
 
 bool Raid456::kept(uint32_t slot, const Band& band) const {
   const Slot& s = m_.slots[slot];
-  return s.present() && member_offset(band) + band.length <= s.recovered.load();
+  return s.present() && member_offset(band) < s.recovered.load();
 }
 
 // ---- reading without work ------------------------------------------------------------------
@@ -57,6 +57,9 @@ void Raid456::map(uint64_t offset, uint64_t length, Mapping& out) const {
 }
 
 Personality::Span Raid456::sync_span(uint64_t offset, uint64_t length) const {
+  // Inside of one chunk only the same bytes of the row's other chunks are concerned.
+  const auto place = layout_.map(offset);
+  if (length <= place.length) return {place.offset, place.offset + length};
   const uint64_t first = offset / layout_.row_size(),
                  last = (offset + length - 1) / layout_.row_size();
   return {first * layout_.chunk(), (last + 1) * layout_.chunk()};
@@ -288,11 +291,13 @@ Result<uint64_t> Raid456::check_band(SyncKind kind, const Band& band) {
   }
   SlotIo io(m_);
   for (uint32_t i = 0; i < disks; ++i) {
-    const bool rewrite = bad[i] && m_.slots[i].present() && (data[i] || parity[i]);
-    if (rewrite || (wrong[i] && kind != SyncKind::check))
+    bad[i] = bad[i] && m_.slots[i].present() && (data[i] || parity[i]);
+    if (bad[i] || (wrong[i] && kind != SyncKind::check))
       io.add(i, member_offset(band), data[i] ? blocks[i] : computed[i], band.length);
   }
   if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.fail_members());
+  for (uint32_t i = 0; i < disks; ++i)
+    if (bad[i]) m_.host->corrected_read(i, band.length);
   return mismatches;
 }
 

@@ -39,7 +39,9 @@ struct Raid456::WriteBand {
 Raid456::Way Raid456::choose_way(WriteBand& w) const {
   const uint32_t data = layout_.data_disks();
   if (w.count == data) return Way::whole;
-  bool can_modify = true, can_reconstruct = true;
+  // Parity that a resync has yet to make right must not be modified: the error would stay.
+  bool can_modify = member_offset(w.band) + w.band.length <= m_.agreed.load();
+  bool can_reconstruct = true;
   for (uint32_t index = 0; index < data; ++index) {
     if (readable(layout_.data_slot(w.shape, index), w.band, w.bad)) continue;
     (w.fresh_data(index) ? can_modify : can_reconstruct) = false;
@@ -114,9 +116,11 @@ void Raid456::compute(WriteBand& w, Scratch& scratch) const {
   if (w.shape.q != no_slot) w.fresh[w.shape.q] = all[w.shape.q];
 }
 
+// Data are right on a member that is being recovered wherever they lie.
 void Raid456::add_writes(const WriteBand& w, SlotIo& io) const {
   for (uint32_t i = 0; i < layout_.disks(); ++i)
-    if (w.fresh[i] && kept(i, w.band)) io.add(i, member_offset(w.band), w.fresh[i], w.band.length);
+    if (w.fresh[i] && m_.slots[i].present())
+      io.add(i, member_offset(w.band), w.fresh[i], w.band.length);
 }
 
 // The rows are locked.

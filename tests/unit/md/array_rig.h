@@ -107,6 +107,16 @@ inline void must_equal(const test::ByteModel& model, Array& array) {
   if (difference) FAIL(*difference);
 }
 
+// Waits for what the array does by itself after a while; simulated machines can be slow.
+template <class Predicate>
+void eventually(Predicate ready) {
+  for (int i = 0; i < 200 && !ready(); ++i) sleep_for(std::chrono::seconds(1));
+  REQUIRE(ready());
+}
+inline void no_dirty_bits(Array& array) {
+  eventually([&] { return array.status().bitmap->dirty_bits == 0; });
+}
+
 inline void must_agree(Array& array) {
   must(array.check());
   CHECK(array.wait_sync());
