@@ -26,12 +26,14 @@ _volfs() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
   COMPREPLY=()
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check status tree where map --help --version"
+    words="mount umount create check scan status tree where map array --help --version"
   elif [[ $cur == -* ]]; then
     case $command in
       mount) words="-o -f --foreground" ;;
       umount) words="-l --lazy -f --force" ;;
       create) words="-n --dry-run --force --json" ;;
+      scan) words="--yaml --force --json" ;;
+      array) words="--re-add --timeout --json" ;;
       map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
       *) words="--json" ;;
     esac
@@ -41,6 +43,8 @@ _volfs() {
     return
   elif [ "$command" = map ] && [ "$COMP_CWORD" = 2 ]; then
     words="create load clear suspend resume remove rename message table status"
+  elif [ "$command" = array ] && [ "$COMP_CWORD" = 2 ]; then
+    words="fail remove add check repair idle wait mdstat"
   else
     case $command in
       umount|status|tree) words=$(_volfs_mounts) ;;

@@ -218,7 +218,7 @@ int mount_volumes(const MountRequest& original) {
     request.mountpoint = whole;
     free(whole);
   }
-  const auto definition = load_sources(request.sources);
+  const auto definition = load_sources(request.sources, request.options.force);
   if (!definition) {
     fmt::print(stderr, "{}", definition.error());
     return exit_usage;

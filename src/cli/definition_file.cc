@@ -93,22 +93,27 @@ std::expected<config::Definition, std::string> load_definition(const std::string
   return std::move(*definition);
 }
 
-std::expected<config::Definition, std::string> load_sources(
-    const std::vector<std::string>& sources) {
+std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
+                                                            bool force) {
   if (sources.size() == 1 && is_definition(sources.front()))
     return load_definition(sources.front());
   for (const std::string& source : sources)
     if (is_definition(source))
       return std::unexpected(fmt::format(
           "volfs: {}: a definition stands alone; expected one definition or images\n", source));
-  auto scan = engine::scan_images(sources);
+  auto scan = engine::scan_images(sources, {.force = force});
   if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
   for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
-  if (scan->definition.volume_groups.empty())
+  for (const engine::FoundArray& array : scan->arrays) {
+    if (!array.problem.empty())
+      fmt::print(stderr, "volfs: {}: not assembled: {}\n", array.name, array.problem);
+    for (const std::string& note : array.notes)
+      fmt::print(stderr, "volfs: {}: {}\n", array.name, note);
+  }
+  if (scan->definition.volume_groups.empty() && scan->definition.arrays.empty())
     return std::unexpected(
-        fmt::format("volfs: {}: nothing on it that can be assembled; expected a "
-                    "definition (.yaml or .yml) or images with LVM physical "
-                    "volumes\n",
+        fmt::format("volfs: {}: nothing on it that can be assembled; expected a definition (.yaml "
+                    "or .yml) or images with members of md arrays or LVM physical volumes\n",
                     sources.front()));
   return std::move(scan->definition);
 }

@@ -17,8 +17,9 @@ std::string directory_of(const std::string& path);
 // Reads and checks a definition, tables of maps included. The error is text to print: all that is
 // wrong, one line each.
 std::expected<config::Definition, std::string> load_definition(const std::string& path);
-// The same for what `volfs mount` takes: one definition, or images, which are scanned.
-std::expected<config::Definition, std::string> load_sources(
-    const std::vector<std::string>& sources);
+// The same for what `volfs mount` takes: one definition, or images, which are scanned; with FORCE
+// also for what needs it. What a scan remarks goes to standard error.
+std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
+                                                            bool force);
 
 }  // namespace volfs::cli

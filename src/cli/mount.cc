@@ -37,12 +37,13 @@ void add_mount(CLI::App& app, Session& session) {
   command->add_option("-o", arguments->options, "mount options, as ro,allow_other")
       ->allow_extra_args(false);
   command->add_flag("-f,--foreground", arguments->foreground, "stay in the foreground");
-  set_examples(*command,
-               "  volfs mount lab.yaml /mnt\n"
-               "  volfs mount lab.yaml /mnt -o ro,allow_other\n"
-               "  volfs mount sda.img sdb.img /mnt     (what LVM finds on them; read-only)\n"
-               "  volfs mount -f lab.yaml /mnt     (messages on standard error, Ctrl-C unmounts)\n"
-               "  mount -t volfs lab.yaml /mnt     (through mount.volfs)\n");
+  set_examples(
+      *command,
+      "  volfs mount lab.yaml /mnt\n"
+      "  volfs mount lab.yaml /mnt -o ro,allow_other\n"
+      "  volfs mount sda.img sdb.img /mnt     (the arrays and volumes on them; read-only)\n"
+      "  volfs mount -f lab.yaml /mnt     (messages on standard error, Ctrl-C unmounts)\n"
+      "  mount -t volfs lab.yaml /mnt     (through mount.volfs)\n");
   command->callback([arguments, &session] {
     MountRequest request;
     request.sources = arguments->paths;

@@ -104,8 +104,12 @@ void Assembler::expose(Node& node, const std::string& path, config::Position at)
     report(at, volume.error().text());
 }
 
+void Assembler::warn(std::string_view text) const {
+  if (!options_.quiet) log_warning("{}", text);
+}
+
 void Assembler::unavailable(std::string path, std::string reason) {
-  log_warning("{}: not available: {}", path, reason);
+  warn(fmt::format("{}: not available: {}", path, reason));
   engine_->unavailable_.push_back({std::move(path), std::move(reason)});
 }
 
@@ -138,31 +142,40 @@ BlockDevice* Assembler::device(const config::Text& name) {
   return nullptr;
 }
 
-std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
+void Assembler::begin() {
   engine_.reset(new Engine);
   engine_->source_ = definition_.file_name;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
   engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);
-  for (const config::Item& item : definition_.build_order) {
-    switch (item.kind) {
-      case config::DeviceKind::image:
-        build(definition_.images[item.index]);
-        break;
-      case config::DeviceKind::array:
-        build(definition_.arrays[item.index]);
-        break;
-      case config::DeviceKind::volume_group:
-        build(definition_.volume_groups[item.index]);
-        break;
-      case config::DeviceKind::snapshot:
-        build(definition_.snapshots[item.index]);
-        break;
-      case config::DeviceKind::map:
-        build(definition_.maps[item.index]);
-        break;
-    }
+}
+
+void Assembler::build(const config::Item& item) {
+  switch (item.kind) {
+    case config::DeviceKind::image:
+      return build(definition_.images[item.index]);
+    case config::DeviceKind::array:
+      return build(definition_.arrays[item.index]);
+    case config::DeviceKind::volume_group:
+      return build(definition_.volume_groups[item.index]);
+    case config::DeviceKind::snapshot:
+      return build(definition_.snapshots[item.index]);
+    case config::DeviceKind::map:
+      return build(definition_.maps[item.index]);
   }
+}
+
+std::string Assembler::take_problems() {
+  std::string text;
+  for (const config::Diagnostic& each : problems_.entries())
+    text += (text.empty() ? "" : "; ") + each.text;
+  problems_ = config::Diagnostics(definition_.file_name);
+  return text;
+}
+
+std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
+  begin();
+  for (const config::Item& item : definition_.build_order) build(item);
   if (!problems_.empty()) {
     problems_.sort();
     return std::unexpected(problems_);

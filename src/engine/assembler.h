@@ -23,6 +23,12 @@ class Assembler {
  public:
   Assembler(const config::Definition& definition, const AssembleOptions& options);
   std::expected<std::unique_ptr<Engine>, config::Diagnostics> run();
+  // The same in steps, for a scan, which learns from what is built what there is to build next:
+  // begin(), then build() for each item, after all that it stands on.
+  void begin();
+  void build(const config::Item& item);
+  // What was reported since the last call, in one line; "" if nothing. It is forgotten then.
+  std::string take_problems();
 
   const config::Definition& definition() const { return definition_; }
   const AssembleOptions& options() const { return options_; }
@@ -39,6 +45,8 @@ class Assembler {
 
   void report(config::Position at, std::string text);
   bool has_problems() const { return !problems_.empty(); }
+  // For the log, unless the options want it quiet.
+  void warn(std::string_view text) const;
   // Takes a finished device into the graph and, unless hidden, into the catalog. If the definition
   // takes snapshots of it, it goes in as NAME-real, and a snapshot-origin on it under its name.
   Node* add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device, bool hidden);

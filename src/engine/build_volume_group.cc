@@ -8,7 +8,6 @@
 
 #include "assembler.h"
 #include "volfs/dm/table.h"
-#include "volfs/log.h"
 #include "volfs/lvm/assemble.h"
 #include "volfs/lvm/physical_volume.h"
 #include "volfs/lvm/plan.h"
@@ -60,7 +59,7 @@ void Assembler::build(const config::VolumeGroup& group) {
     }
   }
   const lvm::Assembly assembly = lvm::assemble(found);
-  for (const std::string& warning : assembly.warnings) log_warning("{}", warning);
+  for (const std::string& warning : assembly.warnings) warn(warning);
   for (const lvm::FoundGroup& candidate : assembly.groups)
     if (candidate.shown_name == group.name.value) return activate(group, candidate, found);
   std::string names;
@@ -73,7 +72,7 @@ void Assembler::build(const config::VolumeGroup& group) {
 void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
                          const std::vector<lvm::PvInfo>& found) {
   for (const std::string& warning : found_group.warnings)
-    log_warning("{}: {}", group.name.value, warning);
+    warn(fmt::format("{}: {}", group.name.value, warning));
   const bool hidden = options_.hidden || definition_.expose.hidden.value;
   const lvm::ActivationPlan plan =
       lvm::activation_plan(found_group.group, found_group.device_names(found),

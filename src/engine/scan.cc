@@ -9,24 +9,42 @@
 #include <cstdlib>
 #include <set>
 
+#include "assembler.h"
+#include "scan_arrays.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
 #include "volfs/lvm/assemble.h"
 #include "volfs/lvm/physical_volume.h"
+#include "volfs/md/array.h"
 
 namespace volfs::engine {
 namespace {
 
+AssembleOptions looking(const ScanOptions& options) {
+  AssembleOptions o;
+  o.read_only = true;
+  o.force = options.force;
+  o.quiet = true;
+  return o;
+}
+
+// Builds what it finds as it goes, with what assembles definitions, because an array or a volume
+// may hold members and physical volumes itself.
 class Scanner {
  public:
-  explicit Scanner(const std::vector<std::string>& paths) : paths_(paths) {
+  Scanner(const std::vector<std::string>& paths, const ScanOptions& options)
+      : paths_(paths),
+        assemble_options_(looking(options)),
+        assembler_(scan_.definition, assemble_options_) {
     scan_.definition.file_name = paths.size() == 1 ? paths.front() : "images";
   }
 
   Result<Scan> run() {
+    assembler_.begin();
     for (const std::string& path : paths_) VOLFS_TRY(look_at(path));
-    add_groups();
-    return std::move(scan_);
+    while (build_next()) look_at_volumes();
+    separate_names();
+    return scan_;
   }
 
  private:
@@ -46,35 +64,113 @@ class Scanner {
     if (!files_.insert(real).second) return fail_invalid(path + ": given twice");
     const std::string name = name_for(path);
     VOLFS_TRY_ASSIGN(const auto partitions, list_partitions(real));
-    if (partitions.empty()) return look_at_device(name, real, 0);
+    if (partitions.empty()) return look_at_image(name, real, 0);
+    if (is_member_itself(name, real, partitions)) {
+      scan_.remarks.push_back(
+          name + ": its partition table is left alone: the whole of it is a member of an array");
+      return look_at_image(name, real, 0);
+    }
     for (const Partition& partition : partitions) {
       if (partition.extended) continue;
       const std::string part = fmt::format("{}p{}", name, partition.number);
       names_.insert(part);
-      if (auto looked = look_at_device(part, real, partition.number); !looked)
+      if (auto looked = look_at_image(part, real, partition.number); !looked)
         scan_.remarks.push_back(looked.error().text());
     }
     return {};
   }
 
-  Status look_at_device(const std::string& name, const std::string& path, unsigned partition) {
+  static std::optional<md::MemberMetadata> superblock_on(const std::string& name,
+                                                         const std::string& path,
+                                                         unsigned partition) {
     ImageOptions options;
     options.read_only = true;
     options.partition = partition;
-    VOLFS_TRY_ASSIGN(const auto image, FileImage::open(name, path, options));
+    auto image = FileImage::open(name, path, options);
+    if (!image) return std::nullopt;
+    auto found = md::scan(**image);
+    if (!found || !*found) return std::nullopt;
+    (*found)->super_offset += (*image)->start();
+    return std::move(**found);
+  }
+
+  // Whether the whole image is a member, not its partitions. A superblock at its end may be the
+  // last partition's (0.90 does not record where it belongs), and one at its start may be left over
+  // from before it was partitioned: then a partition's is younger.
+  static bool is_member_itself(const std::string& name, const std::string& path,
+                               const std::vector<Partition>& partitions) {
+    const auto whole = superblock_on(name, path, 0);
+    if (!whole) return false;
+    return std::ranges::none_of(partitions, [&](const Partition& partition) {
+      if (partition.extended) return false;
+      const auto part = superblock_on(name, path, partition.number);
+      return part && (part->super_offset == whole->super_offset ||
+                      part->array.ctime.seconds >= whole->array.ctime.seconds);
+    });
+  }
+
+  Status look_at_image(const std::string& name, const std::string& path, unsigned partition) {
     config::Image described;
     described.name.value = name;
     described.path.value = path;
     if (partition != 0) described.partition = config::Located<uint32_t>{partition, {}};
-    scan_.definition.images.push_back(std::move(described));
-    VOLFS_TRY_ASSIGN(auto found, lvm::scan(*image));
-    if (!found) {
-      remark_signatures(name, path, image->start(), image->size());
-      return {};
+    auto& images = scan_.definition.images;
+    images.push_back(std::move(described));
+    BlockDevice* device = build({config::DeviceKind::image, images.size() - 1}, name);
+    if (!device) {
+      images.pop_back();
+      return fail_invalid(assembler_.take_problems());
     }
+    VOLFS_TRY_ASSIGN(const bool known, look_at_device(name, *device, true));
+    const auto* image = dynamic_cast<const FileImage*>(device);
+    if (!known && image) remark_signatures(name, path, image->start(), image->size());
+    return {};
+  }
+
+  // The device of an item that was just added to the definition; null, with a problem reported, if
+  // it cannot be built.
+  BlockDevice* build(const config::Item& item, const std::string& name) {
+    assembler_.build(item);
+    if (assembler_.has_problems()) return nullptr;
+    const Node* node = assembler_.engine().graph().find(name);
+    if (!node) return nullptr;
+    scan_.definition.build_order.push_back(item);
+    return node->device.get();
+  }
+
+  // Whether it is a member or a physical volume. lvm2 by default does not look for physical volumes
+  // on logical ones: those are the disks of other machines.
+  Result<bool> look_at_device(const std::string& name, BlockDevice& device, bool volumes_too) {
+    auto member = md::scan(device);
+    if (!member) {
+      scan_.remarks.push_back(member.error().text());
+      return true;  // whatever else is there belongs to the array
+    }
+    if (*member) {
+      add_member({name, std::move(**member)});
+      return true;
+    }
+    if (!volumes_too) return false;
+    VOLFS_TRY_ASSIGN(auto found, lvm::scan(device));
+    if (!found) return false;
     found->device = name;
     physical_volumes_.push_back(std::move(*found));
-    return {};
+    return true;
+  }
+
+  void add_member(ArrayMember member) {
+    for (Group& group : groups_) {
+      if (group.array.uuid() != member.sb.array.uuid) continue;
+      if (group.done)
+        scan_.remarks.push_back(
+            fmt::format("{}: left out: a member of an array that was assembled before it was found",
+                        member.device));
+      else
+        group.array.add(std::move(member));
+      return;
+    }
+    groups_.push_back({ArrayGroup(member.sb.array.uuid), false});
+    groups_.back().array.add(std::move(member));
   }
 
   void remark_signatures(const std::string& name, const std::string& path, uint64_t start,
@@ -85,44 +181,161 @@ class Scanner {
       scan_.remarks.push_back(fmt::format("{}: {}", name, describe(signature)));
   }
 
-  void add_groups() {
+  // What is whole goes first: what seems to be missing may turn up on it.
+  bool build_next() {
+    for (const bool whole : {true, false}) {
+      for (Group& group : groups_) {
+        if (group.done || (whole && !group.array.complete())) continue;
+        build_array(group);
+        return true;
+      }
+      if (build_group(whole)) return true;
+    }
+    return false;
+  }
+
+  struct Group {
+    ArrayGroup array;
+    bool done;
+  };
+
+  std::string array_name(const ArrayGroup& group, FoundArray& found) {
+    const std::string wanted = group.wanted_name();
+    if (names_.insert(wanted).second) return wanted;
+    std::string name = fmt::format("{}-{}", wanted, found.uuid.substr(0, 8));
+    while (!names_.insert(name).second) name += '_';
+    found.notes.push_back(
+        fmt::format("it is shown as '{}', because there is another '{}'", name, wanted));
+    return name;
+  }
+
+  // The device, or null with the array's problem.
+  BlockDevice* try_array(FoundArray& found) {
+    auto& arrays = scan_.definition.arrays;
+    arrays.push_back(found.definition);
+    // A volume group may have the same name; see separate_names().
+    arrays.back().hidden.value = true;
+    BlockDevice* device = build({config::DeviceKind::array, arrays.size() - 1}, found.name);
+    found.problem = assembler_.take_problems();
+    if (const std::string prefix = found.name + ": "; found.problem.starts_with(prefix))
+      found.problem.erase(0, prefix.size());
+    arrays.back().hidden.value = false;
+    if (!device) arrays.pop_back();
+    return device;
+  }
+
+  void build_array(Group& group) {
+    group.done = true;
+    FoundArray found = group.array.describe();
+    found.name = array_name(group.array, found);
+    found.definition.name.value = found.name;
+    if (found.problem.empty()) {
+      BlockDevice* device = try_array(found);
+      if (!device && group.array.put_stale(found)) device = try_array(found);
+      if (device) {
+        found.size = device->size();
+        if (auto known = look_at_device(found.name, *device, true); !known)
+          scan_.remarks.push_back(known.error().text());
+      }
+    }
+    scan_.arrays.push_back(std::move(found));
+  }
+
+  bool build_group(bool whole) {
     const lvm::Assembly assembly = lvm::assemble(physical_volumes_);
-    for (const std::string& warning : assembly.warnings) scan_.remarks.push_back(warning);
+    for (const std::string& warning : assembly.warnings)
+      if (remarked_.insert(warning).second) scan_.remarks.push_back(warning);
     for (const lvm::FoundGroup& found : assembly.groups) {
+      const bool complete = std::ranges::all_of(found.pvs, [](const auto& pv) { return !!pv; });
+      if (built_groups_.contains(found.group.name) || (whole && !complete)) continue;
       if (found.shown_name != found.group.name) {
-        scan_.remarks.push_back(
-            fmt::format("a second volume group of the name '{}' ({}) is left "
-                        "out",
-                        found.group.name, found.shown_name));
+        std::string remark = fmt::format("a second volume group of the name '{}' ({}) is left out",
+                                         found.group.name, found.shown_name);
+        if (remarked_.insert(remark).second) scan_.remarks.push_back(std::move(remark));
         continue;
       }
-      config::VolumeGroup group;
-      group.name.value = found.group.name;
-      for (const auto& pv : found.pvs) {
-        if (!pv) continue;
-        config::PhysicalVolume described;
-        described.device.value = physical_volumes_[*pv].device;
-        group.physical_volumes.push_back(std::move(described));
-      }
-      scan_.definition.volume_groups.push_back(std::move(group));
+      built_groups_.insert(found.group.name);
+      add_group(found);
+      return true;
     }
-    auto& order = scan_.definition.build_order;
-    for (size_t i = 0; i < scan_.definition.images.size(); ++i)
-      order.push_back({config::DeviceKind::image, i});
-    for (size_t i = 0; i < scan_.definition.volume_groups.size(); ++i)
-      order.push_back({config::DeviceKind::volume_group, i});
+    return false;
+  }
+
+  void add_group(const lvm::FoundGroup& found) {
+    config::VolumeGroup group;
+    group.name.value = found.group.name;
+    for (const auto& pv : found.pvs) {
+      if (!pv) continue;
+      config::PhysicalVolume described;
+      described.device.value = physical_volumes_[*pv].device;
+      group.physical_volumes.push_back(std::move(described));
+    }
+    auto& groups = scan_.definition.volume_groups;
+    groups.push_back(std::move(group));
+    const config::Item item{config::DeviceKind::volume_group, groups.size() - 1};
+    assembler_.build(item);
+    scan_.definition.build_order.push_back(item);
+    if (const std::string problem = assembler_.take_problems(); !problem.empty())
+      scan_.remarks.push_back(problem);
+  }
+
+  // Members of arrays may be logical volumes.
+  void look_at_volumes() {
+    for (Node* node : assembler_.engine().graph().nodes()) {
+      if (node->kind != Kind::logical_volume || !node->volume) continue;
+      const std::string path = node->volume->path();
+      if (!volumes_.insert(path).second) continue;
+      // A volume that cannot be read has been told of by its group.
+      (void)look_at_device(path, *node->device, false);
+    }
+  }
+
+  // Images, arrays and groups share one space of names, but a group must keep its own.
+  void separate_names() {
+    std::set<std::string> groups;
+    for (const auto& group : scan_.definition.volume_groups) groups.insert(group.name.value);
+    for (config::Image& image : scan_.definition.images)
+      if (groups.contains(image.name.value)) rename(image.name, "-image");
+    for (FoundArray& array : scan_.arrays) {
+      if (!groups.contains(array.name)) continue;
+      const std::string name = rename(array.definition.name, "-array");
+      for (config::Array& each : scan_.definition.arrays)
+        if (each.name.value == array.name) each.name.value = name;
+      array.notes.push_back(fmt::format("it is shown as '{}', because there is a volume group '{}'",
+                                        name, array.name));
+      array.name = name;
+    }
+  }
+
+  // A new name, also where the old one is used.
+  std::string rename(config::Text& name, const char* suffix) {
+    const std::string old = name.value;
+    do name.value += suffix;
+    while (!names_.insert(name.value).second);
+    const auto update = [&](config::Text& use) {
+      if (use.value == old) use.value = name.value;
+    };
+    for (config::Array& array : scan_.definition.arrays)
+      for (auto* list : {&array.devices, &array.spares})
+        for (config::ArrayDevice& device : *list) update(device.device);
+    for (config::VolumeGroup& group : scan_.definition.volume_groups)
+      for (config::PhysicalVolume& pv : group.physical_volumes) update(pv.device);
+    return name.value;
   }
 
   const std::vector<std::string>& paths_;
+  const AssembleOptions assemble_options_;
   Scan scan_;
-  std::set<std::string> names_, files_;
+  Assembler assembler_;
+  std::set<std::string> names_, files_, remarked_, built_groups_, volumes_;
+  std::vector<Group> groups_;
   std::vector<lvm::PvInfo> physical_volumes_;
 };
 
 }  // namespace
 
-Result<Scan> scan_images(const std::vector<std::string>& paths) {
-  return Scanner(paths).run();
+Result<Scan> scan_images(const std::vector<std::string>& paths, const ScanOptions& options) {
+  return Scanner(paths, options).run();
 }
 
 }  // namespace volfs::engine

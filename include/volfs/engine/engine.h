@@ -38,6 +38,7 @@ struct AssembleOptions {
   bool hidden = false;            // expose hidden devices too
   bool force = false;
   bool probe = false;  // only to look: take no locks, so that a mounted definition can be checked
+  bool quiet = false;  // what is missing or degraded is not told to the log
   std::optional<unsigned> mode;  // these win over the definition's `expose`
   std::optional<uid_t> owner;
   std::optional<gid_t> group;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Finding what is on images: partition tables and LVM physical volumes. The answer is a definition,
-// the same that could be written by hand.
+// Finding what is on images: partition tables, members of md arrays and LVM physical volumes, also
+// on top of one another. The answer is a definition, the same that could be written by hand.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,12 +13,50 @@
 
 namespace volfs::engine {
 
+struct FoundMember {
+  std::string device;
+  std::optional<uint32_t> slot;  // the one it is in; of a stale or faulty member: was in
+  uint64_t events = 0;
+  enum class State : uint8_t {
+    in_sync,
+    recovering,
+    spare,
+    stale,        // its event count is lower than the others'
+    faulty,       // the others say so, or that it is none of them
+    replacement,  // was to replace the member in its slot
+    journal,
+  } state = State::spare;
+};
+// "in sync", "out of date", ...
+std::string_view to_string(FoundMember::State state);
+
+// The members of one array that were found, and what can be said of it.
+struct FoundArray {
+  std::string name;      // of its file; what it would be if it cannot be assembled
+  std::string md_name;   // as its superblocks say: "nas:0"; of metadata 0.90 "md0" and the like
+  std::string uuid;      // as mdadm writes it
+  std::string metadata;  // "1.2"
+  config::Array definition;
+  std::vector<FoundMember> members;  // by slot, then the others
+  uint64_t size = 0;                 // 0 if it is not assembled
+  // Why it cannot be assembled, and what would change that; empty if it can.
+  std::string problem;
+  // What else its user should know, each a line: missing slots, members that are left out, an
+  // unclean stop.
+  std::vector<std::string> notes;
+};
+
 struct Scan {
   config::Definition definition;     // paths absolute, places not given
+  std::vector<FoundArray> arrays;    // those that cannot be assembled, too: not in the definition
   std::vector<std::string> remarks;  // for people: what was found and is not part of it
 };
 
+struct ScanOptions {
+  bool force = false;  // assemble what needs force
+};
+
 // Opens the images read-only, changes nothing. Errors name the image.
-Result<Scan> scan_images(const std::vector<std::string>& paths);
+Result<Scan> scan_images(const std::vector<std::string>& paths, const ScanOptions& options = {});
 
 }  // namespace volfs::engine

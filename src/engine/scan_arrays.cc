@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "scan_arrays.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+
+#include "array_options.h"
+#include "volfs/config/names.h"
+#include "volfs/units.h"
+
+namespace volfs::engine {
+namespace {
+
+using State = FoundMember::State;
+
+std::optional<config::ArrayLevel> config_level(int32_t level) {
+  for (const auto each :
+       {config::ArrayLevel::linear, config::ArrayLevel::raid0, config::ArrayLevel::raid1,
+        config::ArrayLevel::raid4, config::ArrayLevel::raid5, config::ArrayLevel::raid6,
+        config::ArrayLevel::raid10})
+    if (md_level(each) == level) return each;
+  return std::nullopt;
+}
+
+config::ArrayMetadata config_metadata(md::SuperblockVersion version) {
+  switch (version) {
+    case md::SuperblockVersion::v0_90:
+      return config::ArrayMetadata::v0_90;
+    case md::SuperblockVersion::v1_0:
+      return config::ArrayMetadata::v1_0;
+    case md::SuperblockVersion::v1_1:
+      return config::ArrayMetadata::v1_1;
+    case md::SuperblockVersion::v1_2:
+      break;
+  }
+  return config::ArrayMetadata::v1_2;
+}
+
+// Part of a sentence: "a.img has 4179 events, the others have 4182".
+std::string events_text(const FoundMember& member, uint64_t freshest) {
+  return fmt::format("it has {} events, the others have {}", member.events, freshest);
+}
+
+}  // namespace
+
+std::string_view to_string(FoundMember::State state) {
+  constexpr std::array<std::string_view, 7> names{"in sync", "recovering",  "spare",  "out of date",
+                                                  "faulty",  "replacement", "journal"};
+  return names[static_cast<size_t>(state)];
+}
+
+const ArrayMember& ArrayGroup::freshest() const {
+  return *std::max_element(members_.begin(), members_.end(), [](const auto& a, const auto& b) {
+    return a.sb.array.events < b.sb.array.events;
+  });
+}
+
+FoundMember ArrayGroup::look_at(const ArrayMember& member) const {
+  const md::ArrayMetadata& a = freshest().sb.array;
+  const uint32_t disks = a.geometry.raid_disks;
+  FoundMember found{member.device, std::nullopt, member.sb.array.events, State::faulty};
+  const uint16_t own = member.sb.role();
+  // What the freshest superblock says of it counts, as for md.
+  const uint16_t role =
+      member.sb.dev_number < a.roles.size() ? a.roles[member.sb.dev_number] : md::role_spare;
+  // One event less is none: the last update may just not have reached all.
+  const bool behind = found.events + 1 < a.events;
+  if (own < disks) found.slot = own;
+  if (role == md::role_journal) {
+    found.state = State::journal;
+  } else if (role == md::role_spare && own == md::role_spare) {
+    found.state = State::spare;
+  } else if (behind) {
+    found.state = State::stale;
+  } else if (role == md::role_spare) {
+    found.state = State::spare;
+    found.slot.reset();
+  } else if (role < disks) {
+    found.slot = role;
+    found.state = member.sb.replacement       ? State::replacement
+                  : member.sb.recovery_offset ? State::recovering
+                                              : State::in_sync;
+  }
+  return found;
+}
+
+bool ArrayGroup::complete() const {
+  std::vector<bool> filled(freshest().sb.array.geometry.raid_disks);
+  for (const ArrayMember& member : members_) {
+    const FoundMember found = look_at(member);
+    if (found.state == State::in_sync) filled[*found.slot] = true;
+  }
+  return std::find(filled.begin(), filled.end(), false) == filled.end();
+}
+
+std::string ArrayGroup::wanted_name() const {
+  const md::ArrayMetadata& a = freshest().sb.array;
+  if (a.version == md::SuperblockVersion::v0_90) return fmt::format("md{}", a.preferred_minor);
+  std::string name = a.name.substr(a.name.find(':') + 1);  // npos + 1 is 0
+  if (std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    name = "md" + name;
+  for (char& c : name)
+    if (config::bad_device_name(std::string("x") + c)) c = '_';
+  return config::bad_device_name(name) ? "md_" + name : name;
+}
+
+config::Array ArrayGroup::definition(const std::vector<FoundMember>& members) const {
+  const md::MemberMetadata& sb = freshest().sb;
+  const md::ArrayMetadata& a = sb.array;
+  const md::Geometry& g = a.geometry;
+  config::Array array;
+  array.level.value = config_level(g.level).value_or(config::ArrayLevel::raid1);
+  array.metadata.value = config_metadata(a.version);
+  if (g.chunk != 0 && g.level != 1) array.chunk = {g.chunk, {}};
+  const bool has_layout = g.level == 5 || g.level == 6 || g.level == 10 ||
+                          (g.level == 0 && g.layout != md::raid0_layout::unknown);
+  if (has_layout) array.layout = {g.layout, {}};
+  if (a.has_bitmap) array.bitmap = {config::ArrayBitmap::internal, {}};
+  if (a.has_ppl) array.consistency = {config::ArrayConsistency::ppl, {}};
+  array.uuid = {uuid_.bytes, {}};
+  array.devices.resize(g.raid_disks);
+  for (config::ArrayDevice& slot : array.devices) slot.missing = true;
+  for (const FoundMember& found : members) {
+    const bool in_slot = found.state == State::in_sync || found.state == State::recovering;
+    if (in_slot && array.devices[*found.slot].missing) {
+      put(array.devices[*found.slot], found);
+    } else if (in_slot || found.state == State::spare) {
+      // Two in one slot are refused by assembly, which says so.
+      put(array.spares.emplace_back(), found);
+    }
+  }
+  return array;
+}
+
+void ArrayGroup::put(config::ArrayDevice& slot, const FoundMember& found) const {
+  slot.missing = false;
+  slot.device.value = found.device;
+  for (const ArrayMember& member : members_)
+    if (member.device == found.device) slot.write_mostly.value = member.sb.write_mostly;
+}
+
+bool ArrayGroup::put_stale(FoundArray& array) const {
+  bool any = false;
+  auto& slots = array.definition.devices;
+  for (const FoundMember& found : array.members) {
+    if (found.state != State::stale || !found.slot || *found.slot >= slots.size()) continue;
+    if (!slots[*found.slot].missing) continue;
+    put(slots[*found.slot], found);
+    any = true;
+  }
+  return any;
+}
+
+std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& members) const {
+  const md::ArrayMetadata& a = freshest().sb.array;
+  std::vector<std::string> notes;
+  std::string missing;
+  for (uint32_t slot = 0; slot < a.geometry.raid_disks; ++slot)
+    if (std::none_of(members.begin(), members.end(), [&](const FoundMember& m) {
+          return m.slot == slot && (m.state == State::in_sync || m.state == State::recovering);
+        }))
+      missing += fmt::format("{}{}", missing.empty() ? "" : ", ", slot);
+  if (!missing.empty())
+    notes.push_back(fmt::format("slot{} {} {} missing",
+                                missing.find(',') == missing.npos ? "" : "s", missing,
+                                missing.find(',') == missing.npos ? "is" : "are"));
+  for (const FoundMember& m : members) {
+    if (m.state == State::stale)
+      notes.push_back(fmt::format("{}{} out of date: {}", m.device,
+                                  m.slot ? fmt::format(", once slot {}, is", *m.slot) : " is",
+                                  events_text(m, a.events)));
+    else if (m.state == State::faulty)
+      notes.push_back(
+          fmt::format("{} is left out: the others say that it is faulty or removed", m.device));
+    else if (m.state == State::recovering)
+      notes.push_back(
+          fmt::format("{}, slot {}, has not been recovered to the end", m.device, *m.slot));
+    else if (m.state == State::replacement)
+      notes.push_back(fmt::format("{} is left out: it was to replace the member of slot {}",
+                                  m.device, *m.slot));
+  }
+  if (a.geometry.level > 0 && a.resync_offset != md::all_in_sync)
+    notes.push_back("it was not stopped cleanly, or never synced to the end");
+  if (a.has_journal)
+    notes.push_back("it has a journal device: what only the journal holds is not shown");
+  return notes;
+}
+
+FoundArray ArrayGroup::describe() const {
+  const md::ArrayMetadata& a = freshest().sb.array;
+  FoundArray array;
+  array.md_name = a.version == md::SuperblockVersion::v0_90 ? wanted_name() : a.name;
+  array.uuid = md::format_uuid(uuid_);
+  array.metadata = md::version_name(a.version);
+  for (const ArrayMember& member : members_) array.members.push_back(look_at(member));
+  const auto rank = [](const FoundMember& m) {
+    const bool in_slot = m.state == State::in_sync || m.state == State::recovering;
+    return std::tuple(in_slot ? 0 : 1, m.slot.value_or(UINT32_MAX), UINT64_MAX - m.events);
+  };
+  std::stable_sort(array.members.begin(), array.members.end(),
+                   [&](const auto& x, const auto& y) { return rank(x) < rank(y); });
+  array.definition = definition(array.members);
+  array.notes = notes(array.members);
+  if (!config_level(a.geometry.level))
+    array.problem = md::level_name(a.geometry.level) + " is not supported";
+  return array;
+}
+
+}  // namespace volfs::engine
