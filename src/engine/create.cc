@@ -9,6 +9,7 @@
 #include <set>
 
 #include "assembler.h"
+#include "create_volume_group.h"
 #include "volfs/backing/image.h"
 #include "volfs/units.h"
 
@@ -34,9 +35,10 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     const config::Definition& definition, const CreateOptions& options) {
   std::vector<CreateStep> steps;
   config::Diagnostics problems(definition.file_name);
-  std::set<std::string> planned;
+  std::set<std::string> planned, coming;
   for (const config::Image& image : definition.images) {
     const std::string path = resolve_path(options.directory, image.path.value);
+    if (planned.contains(path)) coming.insert(image.name.value);
     if (exists(path) || planned.contains(path)) continue;
     if (!image.size) {
       problems.add(image.path.at, fmt::format("{} does not exist and the image '{}' has no size "
@@ -46,14 +48,21 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     }
     const uint64_t size = image.size->value;
     planned.insert(path);
+    coming.insert(image.name.value);
     steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
                      [path, size] { return create_image(path, size); }});
   }
-  for (const config::Item& item : definition.build_order)
+  for (const config::Item& item : definition.build_order) {
     if (item.kind == config::DeviceKind::array)
       problems.add(definition.arrays[item.index].name.at,
                    fmt::format("array '{}': this version does not create arrays",
                                definition.arrays[item.index].name.value));
+    if (item.kind != config::DeviceKind::volume_group || !problems.empty()) continue;
+    const config::VolumeGroup& group = definition.volume_groups[item.index];
+    const size_t before = steps.size();
+    plan_volume_group(definition, group, options, coming, steps, problems);
+    if (steps.size() > before) coming.insert(group.name.value);
+  }
   if (!problems.empty()) {
     problems.sort();
     return std::unexpected(problems);

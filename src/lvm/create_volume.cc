@@ -20,6 +20,7 @@ struct Shape {
   unsigned legs = 1;
   unsigned data_legs = 1;  // what the size is divided by
   bool metadata = false;
+  bool on_pvs = true;
 };
 
 Result<Shape> shape_of(const VolumeParameters& parameters) {
@@ -27,6 +28,10 @@ Result<Shape> shape_of(const VolumeParameters& parameters) {
   unsigned stripes = parameters.stripes;
   if (parameters.type == "linear") {
     if (stripes > 1) return fail_invalid("a linear LV has no stripes");
+    return shape;
+  }
+  if (parameters.type == "error" || parameters.type == "zero") {
+    shape.on_pvs = false;
     return shape;
   }
   if (parameters.type == "striped") {
@@ -166,20 +171,28 @@ Result<SizeRequest> parse_size_request(std::string_view text) {
   }
   auto amount = parse_u64(text.substr(0, percent));
   const std::string_view of = text.substr(percent + 1);
-  const bool known = of == "FREE" || of == "VG" || of == "ORIGIN";
-  if (!amount || !known || *amount > 10000)
+  static constexpr std::pair<std::string_view, SizeRequest::Of> shares[] = {
+      {"FREE", SizeRequest::Of::free},     {"VG", SizeRequest::Of::group},
+      {"PVS", SizeRequest::Of::pvs},       {"LV", SizeRequest::Of::volume},
+      {"ORIGIN", SizeRequest::Of::origin},
+  };
+  const auto share =
+      std::ranges::find(shares, of, &std::pair<std::string_view, SizeRequest::Of>::first);
+  if (!amount || share == std::end(shares) || *amount > 10000)
     return fail_invalid(fmt::format(
-        "'{}' is no size: expected one like 128MiB, 100%FREE, 50%VG or 20%ORIGIN", text));
+        "'{}' is no size: expected one like 128MiB, 100%FREE, 50%VG, 10%PVS, 150%LV or 20%ORIGIN",
+        text));
   out.amount = *amount;
-  out.of = of == "FREE" ? SizeRequest::Of::free
-           : of == "VG" ? SizeRequest::Of::group
-                        : SizeRequest::Of::origin;
+  out.of = share->second;
   return out;
 }
 
 Result<uint32_t> extents_of(const VolumeGroup& group, const SizeRequest& size,
-                            std::span<const uint32_t> pvs, std::optional<uint32_t> origin) {
-  uint64_t extents = 0;
+                            std::span<const uint32_t> pvs, std::optional<uint32_t> lv) {
+  uint64_t extents = 0, all = 0;
+  for (uint32_t i = 0; i < group.pvs.size(); i++)
+    if (size.of == SizeRequest::Of::group || pvs.empty() || std::ranges::find(pvs, i) != pvs.end())
+      all += group.pvs[i].extent_count;
   switch (size.of) {
     case SizeRequest::Of::bytes:
       extents = div_round_up(size.amount, group.extent_size);
@@ -190,15 +203,17 @@ Result<uint32_t> extents_of(const VolumeGroup& group, const SizeRequest& size,
     case SizeRequest::Of::free:
       extents = free_extents(group, pvs) * size.amount / 100;
       break;
-    case SizeRequest::Of::group: {
-      uint64_t all = 0;
-      for (const PhysicalVolume& pv : group.pvs) all += pv.extent_count;
+    case SizeRequest::Of::group:
+    case SizeRequest::Of::pvs:
       extents = all * size.amount / 100;
       break;
-    }
     case SizeRequest::Of::origin:
-      if (!origin) return fail_invalid("%ORIGIN is a size for snapshots");
-      extents = div_round_up(uint64_t{group.lvs[*origin].extents()} * size.amount, 100);
+    case SizeRequest::Of::volume:
+      if (!lv)
+        return fail_invalid(size.of == SizeRequest::Of::origin
+                                ? "%ORIGIN is a size for snapshots"
+                                : "%LV is a size for an LV that there is already");
+      extents = div_round_up(uint64_t{group.lvs[*lv].extents()} * size.amount, 100);
       break;
   }
   if (extents == 0) return fail_invalid("the size is not even one extent");
@@ -220,7 +235,8 @@ Result<uint32_t> create_volume(VolumeGroup& group, const VolumeParameters& param
                 const std::vector<uint32_t> pvs = allowed_pvs(parameters.pvs, next);
                 VOLFS_TRY_ASSIGN(uint32_t extents, extents_of(next, parameters.size, pvs));
                 const bool share = parameters.size.of == SizeRequest::Of::free ||
-                                   parameters.size.of == SizeRequest::Of::group;
+                                   parameters.size.of == SizeRequest::Of::group ||
+                                   parameters.size.of == SizeRequest::Of::pvs;
                 if (share && shape.legs > shape.data_legs) {
                   // The share is of what is taken, so that 100%FREE fits.
                   extents = extents / shape.legs * shape.data_legs;
@@ -230,8 +246,17 @@ Result<uint32_t> create_volume(VolumeGroup& group, const VolumeParameters& param
                 FreeMap free(next, pvs);
                 const uint32_t lv =
                     add_lv(next, parameters.name, ids, provenance, true, !parameters.read_only);
+                if (!parameters.id.empty()) next.lvs[lv].id = parameters.id;
+                next.lvs[lv].allocation_policy = parameters.allocation_policy;
                 for (const std::string& tag : parameters.tags)
                   VOLFS_TRY(add_tag(next.lvs[lv].tags, tag));
+                if (!shape.on_pvs) {
+                  Segment segment;
+                  segment.type = parameters.type;
+                  segment.count = extents;
+                  next.lvs[lv].segments.push_back(std::move(segment));
+                  return lv;
+                }
                 if (shape.raid != nullptr) {
                   const RaidBuild build{parameters, shape, ids, provenance};
                   // A share leaves no room for the metadata: make it smaller until both fit.
@@ -289,6 +314,8 @@ Result<uint32_t> create_snapshot(VolumeGroup& group, const SnapshotParameters& p
         const uint32_t cow =
             add_lv(next, parameters.name, ids, provenance, false, !parameters.read_only);
         append_linear(next.lvs[cow], legs[0]);
+        if (!parameters.id.empty()) next.lvs[cow].id = parameters.id;
+        next.lvs[cow].allocation_policy = parameters.allocation_policy;
         for (const std::string& tag : parameters.tags) VOLFS_TRY(add_tag(next.lvs[cow].tags, tag));
         const uint32_t link = add_lv(next, next_link_name(next), ids, provenance, true, true);
         Segment segment;

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Volume groups that lvm2 made are the same files, tables and bytes to volfs as to Linux."""
 
-import json
 import re
 import struct
 
 import device_io
 import kernel_lab
+import lvm_lab
 from lab import MiB, SEED, equal, holds, raises, sha256
 
 FIRST = 2048  # where the partition with the first physical volume begins, in sectors
@@ -17,7 +17,6 @@ PLAIN = ["vg0/lin", "vg0/stripe", "vg0/moved", "vg0/renamed", "vg0/spread", "vg0
          "vg0/nought", "vg1/data"]
 WRITTEN = [volume for volume in PLAIN if volume != "vg0/nought"]  # whose contents mean something
 ON_PV3 = ["vg0/moved", "vg0/spread"]
-NESTING = "--config devices/scan_lvs=1"
 
 # Where the images are, as $d0 to $d3 and $other; a partition is a loop device with an offset.
 ATTACH = f"""
@@ -71,33 +70,11 @@ def make_images(lab):
 
 
 def in_guest(lab, script, volumes):
-    """Runs a script where the disks are attached, then surveys the volumes."""
-    paths = " ".join(f"/dev/{volume}" for volume in volumes)
-    script = script.replace("PROGRAM", lab.program()).replace("SEED", str(SEED % 1000)).replace("NESTING", NESTING)
-    output = lab.linux.check(f"cd {lab.path}\n{ATTACH}\n{script}\n{lab.program('survey')} {paths}", timeout=900)
-    # The clean-up after the script speaks, too.
-    reply = [line for line in output.splitlines() if line.startswith("{")]
-    holds(reply, output)
-    found = json.loads(reply[-1])
-    found["sums"] = {path.removeprefix("/dev/"): digest for path, digest in found["sums"].items()}
-    return found
-
-
-def rows_of(text):
-    """Rows by device, in the same words on both sides: the first disk is a partition to volfs."""
-    rows = {}
-    for line in text.splitlines():
-        words = ["pv0.imgp1" if word == "pv0.img" else word for word in line.split(" ")]
-        rows.setdefault(words[0], []).append(" ".join(words))
-    return rows
+    return lvm_lab.in_guest(lab, script, volumes, ATTACH)
 
 
 def compare(lab, found, volumes, what, groups=("vg0-", "vg1-")):
-    for volume in volumes:
-        equal(device_io.sha256(lab.mnt / volume), found["sums"][volume], f"{what}: {volume}")
-    for text in ("table", "status"):
-        theirs = {name: rows for name, rows in rows_of(found[text]).items() if name.startswith(groups)}
-        equal(rows_of(lab.text(text)), theirs, f"{what}: {text}")
+    lvm_lab.compare(lab, found, volumes, what, groups, [("pv0.img", "pv0.imgp1")])  # a partition to volfs
 
 
 def sums(lab):

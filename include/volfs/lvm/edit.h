@@ -49,11 +49,11 @@ Result<VolumeGroup> make_group(const GroupParameters& parameters, std::span<PvIn
 
 // How large: bytes (rounded up to extents), or a share of something.
 struct SizeRequest {
-  enum class Of : uint8_t { bytes, extents, free, group, origin };
+  enum class Of : uint8_t { bytes, extents, free, group, pvs, origin, volume };
   Of of = Of::bytes;
   uint64_t amount = 0;  // bytes, extents or percent
 };
-// "128MiB", "100%FREE", "50%VG", "20%ORIGIN". Plain numbers are bytes.
+// "128MiB", "100%FREE", "50%VG", "10%PVS", "20%ORIGIN", "150%LV". Plain numbers are bytes.
 Result<SizeRequest> parse_size_request(std::string_view text);
 
 enum class AllocationPolicy : uint8_t {
@@ -64,14 +64,16 @@ enum class AllocationPolicy : uint8_t {
 
 struct VolumeParameters {
   std::string name;
-  std::string type = "linear";  // linear, striped, or a RAID name of lvm2
+  Id id;                        // empty: from the source of ids
+  std::string type = "linear";  // linear, striped, error, zero, or a RAID name of lvm2
   SizeRequest size;
   unsigned stripes = 0;  // of data; 0: the type's default
   unsigned mirrors = 1;  // raid1: copies besides the first
   uint64_t stripe_size = 64 * KiB;
   uint64_t region_size = 2 * MiB;
   AllocationPolicy allocation = AllocationPolicy::normal;
-  std::vector<uint32_t> pvs;  // indices into the group's pvs it may use; none: all allocatable
+  std::string allocation_policy;  // what the metadata records; "": the group's
+  std::vector<uint32_t> pvs;      // indices into the group's pvs it may use; none: all allocatable
   bool read_only = false;
   Words tags;
 };
@@ -82,10 +84,12 @@ Result<uint32_t> create_volume(VolumeGroup& group, const VolumeParameters& param
 
 struct SnapshotParameters {
   std::string name;
+  Id id;  // empty: from the source of ids
   std::string origin;
   SizeRequest size;
   uint64_t chunk_size = 4 * KiB;
   AllocationPolicy allocation = AllocationPolicy::normal;
+  std::string allocation_policy;
   std::vector<uint32_t> pvs;
   bool read_only = false;
   Words tags;
@@ -99,10 +103,9 @@ Status extend_volume(VolumeGroup& group, uint32_t lv, uint32_t extents,
                      AllocationPolicy allocation = AllocationPolicy::normal,
                      std::span<const uint32_t> pvs = {});
 Status reduce_volume(VolumeGroup& group, uint32_t lv, uint32_t extents);
-// The extents a request means for an LV of this group. EXISTING: what the LV has already.
+// The extents a request means for an LV of this group. LV: what %ORIGIN and %LV are shares of.
 Result<uint32_t> extents_of(const VolumeGroup& group, const SizeRequest& size,
-                            std::span<const uint32_t> pvs = {},
-                            std::optional<uint32_t> origin = {});
+                            std::span<const uint32_t> pvs = {}, std::optional<uint32_t> lv = {});
 
 // Removes an LV with its inner LVs; an origin only with its snapshots.
 Status remove_volume(VolumeGroup& group, uint32_t lv, bool with_snapshots = false);
