@@ -8,6 +8,7 @@
 
 #include "killed.h"
 #include "volfs/log.h"
+#include "volfs/units.h"
 
 namespace volfs::fuse {
 namespace {
@@ -16,6 +17,11 @@ using Kind = DataRequest::Kind;
 
 bool moves_data(Kind kind) {
   return kind == Kind::read || kind == Kind::write;
+}
+
+// Whether it may be carried out after nobody waits for it any more.
+bool harmless(Kind kind) {
+  return kind == Kind::read || kind == Kind::flush;
 }
 
 // How the extents of a mapping can be served.
@@ -95,7 +101,8 @@ void VolumeFile::handle(DataRequest& request, ServingContext& context) {
   path_.start(request, *this, context);
 }
 
-void VolumeFile::release() {
+void VolumeFile::drop() {
+  if (references_.fetch_sub(1) > 1) return;
   const bool last = state_->opens.fetch_sub(1) == 1;
   if (!last || !state_->dirty.exchange(false)) {
     volume_->close();
@@ -229,8 +236,13 @@ void DataPath::unlink(DataRequest& request) {
 }
 
 void DataPath::to_worker(DataRequest& request) {
+  request.file_->hold();
   link(request);
-  workers_.submit(&request.file_->volume(), [this, &request] { work(request); });
+  workers_.submit(&request.file_->volume(), [&request] {
+    VolumeFile* const file = request.file_;
+    file->path().work(request);
+    file->drop();
+  });
 }
 
 // False if there is nothing to do any more.
@@ -244,7 +256,18 @@ bool DataPath::begin_work(DataRequest& request) {
   return true;
 }
 
+// Waits, for what changes data, until the devices let I/O through: as long as nothing was changed a
+// killed asker need not wait on. What they let through can be held up again, and is carried out
+// then when they go on.
+void DataPath::wait_to_be_let_in(const DataRequest& request) {
+  BlockDevice& device = request.file_->volume().device();
+  const uint64_t begin = round_down(request.offset, device.logical_block());
+  Mapping gates;
+  device.map(Op::read, begin, request.offset + request.length - begin, Wait::yes, gates);
+}
+
 void DataPath::work(DataRequest& request) {
+  if (!harmless(request.kind)) wait_to_be_let_in(request);
   if (!begin_work(request)) return request.recycle();
   // What completes before a flush begins is covered by it; a write meanwhile sets the mark again.
   if (request.kind == Kind::flush) request.file_->state().dirty.store(false);
@@ -276,8 +299,8 @@ bool DataPath::cancel(uint64_t id) {
   // Signals that do not end the program do not end its I/O either, as on a disk.
   if (!was_killed(request->asker)) return true;
   using State = DataRequest::State;
-  const bool harmless = request->kind == Kind::read || request->kind == Kind::flush;
-  if (request->state_ == State::queued || (request->state_ == State::running && harmless)) {
+  if (request->state_ == State::queued ||
+      (request->state_ == State::running && harmless(request->kind))) {
     request->state_ = State::cancelled;
     request->reply(EINTR, 0);
   }

@@ -102,7 +102,11 @@ class VolumeFile final : public File {
   }
 
   void handle(DataRequest& request, ServingContext& context) override;
-  void release() override;
+  void release() override { drop(); }
+  // A request that was answered early, its asker having been killed, still uses the file, and the
+  // volume is open as long as it does. The first reference is the kernel's.
+  void hold() { references_.fetch_add(1, std::memory_order_relaxed); }
+  void drop();
   DataPath& path() const { return path_; }
   engine::Volume& volume() const { return *volume_; }
   VolumeState& state() const { return *state_; }
@@ -114,6 +118,7 @@ class VolumeFile final : public File {
   const std::shared_ptr<engine::Volume> volume_;
   const std::shared_ptr<VolumeState> state_;
   const bool direct_;
+  std::atomic<uint32_t> references_{1};
 };
 
 class DataPath {
@@ -142,6 +147,7 @@ class DataPath {
   void finish(DataRequest& request, const Status& status);
   void to_worker(DataRequest& request);
   bool begin_work(DataRequest& request);
+  static void wait_to_be_let_in(const DataRequest& request);
   void work(DataRequest& request);
   void link(DataRequest& request);
   void unlink(DataRequest& request);

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Maps that are made, changed and removed while they are used, by the commands of `volfs map`."""
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -226,7 +228,6 @@ def test_a_held_write_reaches_the_new_table_and_a_killed_reader_dies(t):
     writer = threading.Thread(target=lambda: data.open("r+b", buffering=0).write(b"late"),
                               daemon=True)
     writer.start()
-    import subprocess
     reader = subprocess.Popen(["dd", f"if={data}", "of=/dev/null", "iflag=direct", "bs=4k",
                                "skip=100", "count=1"],  # another page than the one that the write holds
                               stderr=subprocess.DEVNULL)
@@ -242,6 +243,44 @@ def test_a_held_write_reaches_the_new_table_and_a_killed_reader_dies(t):
     t.umount()
     equal((t.path / "disk1.img").read_bytes()[:4], b"late", "the image")
     equal((t.path / "disk0.img").read_bytes()[:4], b"0000", "the image of the old table")
+
+
+def test_killed_programs_leave_a_suspended_map(t):
+    """As many as wait, and more than volfs has threads for; what they would have written never is."""
+    data = fresh(t)
+    expected = data.read_bytes()
+    in_map("suspend", data)
+    script = ("import mmap, os, sys\n"
+              "flags, what, at, n = (int(word) for word in sys.argv[2:])\n"
+              "fd = os.open(sys.argv[1], os.O_RDWR | flags)\n"
+              "memory = mmap.mmap(-1, 4096 * 2)\n"
+              "memory.write(b'x' * len(memory))\n"
+              "part = memoryview(memory)[:n]\n"
+              "print('open', flush=True)\n"
+              "sys.stdin.readline()\n"
+              "(os.pwritev if what else os.preadv)(fd, [part], at)\n")
+    waiting = []
+    for i in range(40):
+        direct, write, odd = i & 1, i >> 1 & 1, i >> 2 & 1
+        waiting.append(subprocess.Popen(
+            [sys.executable, "-c", script, str(data), str(os.O_DIRECT if direct else 0), str(write),
+             str(8192 * i + (odd * 100 if not direct else 0)), str(8192 if direct else 4096 + odd)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    for process in waiting:
+        equal(process.stdout.readline(), b"open\n", "a program")
+    for process in waiting:
+        process.stdin.close()
+    time.sleep(0.5)
+    for process in waiting:
+        equal(process.poll(), None, "a program that should wait")
+        process.kill()
+    for process in waiting:
+        equal(process.wait(60), -9, "a killed program")
+        process.stdout.close()
+    in_map("resume", data)
+    equal(data.read_bytes(), expected, "the volume that killed programs would have written to")
+    t.umount()
+    equal((t.path / "disk0.img").read_bytes()[:len(expected)], expected, "its image")
 
 
 def test_messages_reach_a_target(t):

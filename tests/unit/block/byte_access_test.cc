@@ -7,30 +7,14 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "support/allocations.h"
 #include "support/memory_device.h"
 #include "support/random.h"
 #include "support/sim_scheduler.h"
 #include "volfs/io_batch.h"
 #include "volfs/units.h"
-
-namespace {
-std::atomic<uint64_t> allocations{0};
-}  // namespace
-
-void* operator new(size_t size) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, size_t) noexcept {
-  std::free(memory);
-}
 
 namespace volfs::test {
 namespace {
@@ -149,7 +133,7 @@ TEST_CASE("the aligned path allocates nothing") {
   ByteAccess bytes(disk);
   std::vector<std::byte> data(4096);
   REQUIRE(bytes.write(0, std::span<const std::byte>(data)).has_value());
-  const uint64_t before = allocations.load();
+  const uint64_t before = allocations();
   for (int i = 0; i < 10; ++i) {
     Mapping mapping;
     REQUIRE(bytes.map(Op::write, 0, 4096, Wait::no, mapping));
@@ -159,7 +143,7 @@ TEST_CASE("the aligned path allocates nothing") {
     if (!batch.run()) break;
     if (!bytes.read(0, data)) break;
   }
-  const uint64_t after = allocations.load();
+  const uint64_t after = allocations();
   CHECK(after == before);
 }
 
