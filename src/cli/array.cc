@@ -79,6 +79,7 @@ void add_array(CLI::App& app, Session& session) {
   plain("check", "compare the copies, or data and parity");
   plain("repair", "as check, and make them agree");
   plain("idle", "end a check or repair");
+  plain("stop", "take the array down; it must not be in use");
   plain("mdstat", "print what /proc/mdstat would say of it");
   auto* wait = add_one(*array, session, arguments, "wait", "wait until nothing is to be synced");
   wait->add_option("--timeout", arguments->timeout, "seconds; 0: without end")

@@ -55,6 +55,12 @@ Result<json> start(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> stop(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("array"));
+  VOLFS_TRY(context.engine.array_stop(name));
+  return json();
+}
+
 Result<json> idle(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   target.array->cancel_check();
@@ -84,6 +90,7 @@ constexpr std::array requests{
     RequestType{"array.check", "array", start<&md::Array::check>},
     RequestType{"array.repair", "array", start<&md::Array::repair>},
     RequestType{"array.idle", "array", idle},
+    RequestType{"array.stop", "array", stop},
     RequestType{"array.wait", "array,timeout_ms", wait},
     RequestType{"array.mdstat", "array", mdstat},
 };

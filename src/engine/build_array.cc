@@ -41,11 +41,6 @@ void Assembler::build(const config::Array& array) {
   options.name = own_name(array.name.value);
   // Who only looks must not start a resync.
   options.read_only = engine_->read_only() || array.readonly.value || options_.probe;
-  if (!options.read_only)
-    return report(array.name.at,
-                  fmt::format("array '{}': this version assembles arrays read-only; expected "
-                              "`readonly: true` or a mount with -o ro",
-                              array.name.value));
   options.force = array.force.value || options_.force;
   if (array.layout && array.level.value == config::ArrayLevel::raid0)
     options.raid0_layout = array.layout->value;

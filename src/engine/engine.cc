@@ -179,27 +179,50 @@ Status Engine::with_map(std::string_view name,
   return {};
 }
 
+void Engine::wait_unused(std::string_view name) const {
+  // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
+  constexpr Nanos patience = std::chrono::milliseconds(500);
+  if (const auto volume = catalog_->find(name)) volume->wait_unused(now() + patience);
+}
+
+// The structure lock is held.
+Status Engine::remove_node(Node& node) {
+  const std::string name = node.name;
+  if (const auto users = graph_.users(*node.device); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+  const bool exposed = node.volume != nullptr;
+  if (exposed) VOLFS_TRY(catalog_->remove(name));
+  node.volume.reset();
+  auto removed = graph_.remove(name);
+  // An operation that began meanwhile keeps it: show it again.
+  if (!removed && exposed) node.volume = catalog_->add(name, *node.device).value_or(nullptr);
+  return removed;
+}
+
 Status Engine::map_remove(std::string_view name) {
-  if (const auto volume = catalog_->find(name)) {
-    // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
-    constexpr Nanos patience = std::chrono::milliseconds(500);
-    volume->wait_unused(now() + patience);
-  }
+  wait_unused(name);
   const std::lock_guard lock(structure_);
   Node* node = nullptr;
   {
     VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
     node = &map.node();
   }
-  if (const auto users = graph_.users(*node->device); !users.empty())
-    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
-  const bool exposed = node->volume != nullptr;
-  if (exposed) VOLFS_TRY(catalog_->remove(name));
-  node->volume.reset();
-  auto removed = graph_.remove(name);
-  // An operation that began meanwhile keeps it: show it again.
-  if (!removed && exposed) node->volume = catalog_->add(name, *node->device).value_or(nullptr);
-  return removed;
+  return remove_node(*node);
+}
+
+Status Engine::array_stop(std::string_view name) {
+  wait_unused(name);
+  const std::lock_guard lock(structure_);
+  Node* node = nullptr;
+  {
+    VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
+    if (pin->kind != Kind::array)
+      return fail(Error::make(
+          ENOTTY, fmt::format("{}: not an array but an {}", name, to_string(pin->kind))));
+    VOLFS_TRY(pin->device->flush());
+    node = &*pin;
+  }
+  return remove_node(*node);
 }
 
 Status Engine::map_rename(std::string_view from, std::string_view to) {

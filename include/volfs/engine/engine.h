@@ -90,12 +90,16 @@ class Engine {
   // Looks at a map that stays meanwhile.
   Status with_map(std::string_view name, const std::function<void(const dm::MappedDevice&)>& look);
   Status map_rename(std::string_view from, std::string_view to);
+  // Takes an array down that nothing uses (EBUSY): it is clean on its members then.
+  Status array_stop(std::string_view name);
 
  private:
   friend class Assembler;
   Engine() = default;
   class PinnedMap;
   Result<PinnedMap> pin_map(std::string_view name) const;
+  void wait_unused(std::string_view name) const;
+  Status remove_node(Node& node);
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only);
 
   std::string source_;
