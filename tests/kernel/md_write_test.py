@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What volfs writes to md arrays, Linux reads, checks and finds in order.
+
+volfs makes the members, writes to the array whole, with members lost, and again after they were rebuilt;
+each time Linux assembles what there is, reads the same bytes, finds no mismatch in a check, and mdadm no
+wrong checksum in a superblock. A spread of levels, layouts and superblock versions by default; all of
+them, with a bitmap and without, and every loss of one member (raid6: of two), with VOLFS_MD_MATRIX=all.
+"""
+
+import itertools
+import os
+import pathlib
+import random
+import subprocess
+import tempfile
+import unittest
+
+import guest
+
+MIB = 1 << 20
+TOOL = os.environ.get("VOLFS_MD_TOOL", "md_tool")
+DISK = 4 * MIB
+
+# level, layout, disks, chunk (KiB), superblock, bitmap, which disks are lost
+SPREAD = [
+    ("raid1", "-", 2, 0, "1.2", True, (0,)),
+    ("raid1", "-", 3, 0, "0.90", False, (0, 2)),
+    ("raid4", "-", 3, 64, "1.0", False, (2,)),
+    ("raid5", "left-symmetric", 3, 64, "1.2", True, (1,)),
+    ("raid5", "right-asymmetric", 4, 4, "0.90", True, (3,)),
+    ("raid5", "parity-first", 3, 32, "1.1", False, (0,)),
+    ("raid6", "left-symmetric", 4, 64, "1.2", False, (0, 1)),
+    ("raid6", "ddf-N-restart", 5, 16, "1.2", True, (2, 4)),
+    ("raid6", "left-asymmetric-6", 5, 64, "1.0", True, (1, 3)),
+    ("raid10", "n2", 4, 64, "1.2", True, (1,)),
+    ("raid10", "f2", 3, 64, "1.2", False, (2,)),
+    ("raid10", "o2", 4, 16, "1.0", False, (0,)),
+    ("raid0", "-", 3, 64, "1.2", False, ()),
+]
+LAYOUTS = {
+    "raid1": ["-"],
+    "raid4": ["-"],
+    "raid5": ["left-asymmetric", "right-asymmetric", "left-symmetric", "right-symmetric", "parity-first",
+              "parity-last"],
+    "raid6": ["left-asymmetric", "right-asymmetric", "left-symmetric", "right-symmetric", "parity-first",
+              "parity-last", "ddf-zero-restart", "ddf-N-restart", "ddf-N-continue", "left-asymmetric-6",
+              "right-asymmetric-6", "left-symmetric-6", "right-symmetric-6", "parity-first-6"],
+    "raid10": ["n2", "n3", "f2", "f3", "o2", "o3"],
+}
+
+
+def cases():
+    if os.environ.get("VOLFS_MD_MATRIX") != "all":
+        return SPREAD
+    matrix = [(*case[:4], version, *case[5:]) for case in SPREAD if case[0] == "raid0"
+              for version in ("0.90", "1.0", "1.1", "1.2")]
+    for level, layouts in LAYOUTS.items():
+        disks = 5 if level == "raid6" else 4
+        losses = list(itertools.combinations(range(disks), 2 if level == "raid6" else 1))
+        turn = itertools.cycle(losses)
+        for layout in layouts:
+            for version in ("0.90", "1.0", "1.1", "1.2"):
+                for bitmap in (False, True):
+                    # Every loss comes by in turn, those of one layout with different superblocks.
+                    matrix.append((level, layout, disks, 64, version, bitmap, next(turn)))
+            matrix += [(level, layout, disks, 16, "1.2", True, loss) for loss in losses]
+    return matrix
+
+
+class Interchange(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="volfs-images-")
+        cls.addClassCleanup(cls.folder.cleanup)
+        cls.share = pathlib.Path(cls.folder.name)
+        cls.guest = guest.Guest(cls.share)
+        cls.guest.start()
+        cls.addClassCleanup(cls.guest.stop)
+
+    def images(self, count):
+        names = [f"disk{i}.img" for i in range(count)]
+        for name in names:
+            self.empty(name)
+        return names
+
+    def empty(self, name):
+        """A disk that holds what was there before: not zeros."""
+        noise = random.Random(name).randbytes(64 << 10)
+        (self.share / name).write_bytes(noise * (DISK // len(noise)))
+
+    def tool(self, *arguments):
+        run = subprocess.run([TOOL, *arguments], cwd=self.share, capture_output=True, text=True, timeout=300)
+        self.assertEqual(run.returncode, 0, f"{arguments}: {run.stderr}")
+        return run.stdout
+
+    def content(self, size, seed):
+        data = random.Random(seed).randbytes(size)
+        (self.share / "content").write_bytes(data)
+        return data
+
+    def read_by_linux(self, names, data, what, whole):
+        """Linux assembles, reads DATA and checks."""
+        level_has_check = "[ -e /sys/block/md0/md/sync_action ]"
+        output = self.guest.check(f"""
+            disks=$(attach {' '.join(names)})
+            for disk in $disks; do mdadm --examine $disk | grep -i checksum; done
+            mdadm --assemble --run --quiet /dev/md0 $disks
+            cat /proc/mdstat
+            cat /dev/md0 > linux
+            if {level_has_check} && {'true' if whole else 'false'}; then
+              echo check > /sys/block/md0/md/sync_action; mdadm --wait --quiet /dev/md0 || true
+              echo mismatches: $(cat /sys/block/md0/md/mismatch_cnt)
+              echo degraded: $(cat /sys/block/md0/md/degraded)
+            fi
+            mdadm --stop --quiet /dev/md0""", timeout=120)
+        sums = [line for line in output.splitlines() if "checksum" in line.lower()]
+        self.assertEqual(len(sums), len(names), output)
+        for line in sums:
+            self.assertRegex(line, "- correct$", output)
+        self.assertTrue((self.share / "linux").read_bytes() == data, f"{what}: Linux reads other bytes")
+        if whole and "mismatches:" in output:
+            self.assertIn("mismatches: 0\n", output, what)
+            self.assertIn("degraded: 0\n", output, what)
+
+    def test_what_volfs_writes_linux_reads(self):
+        for level, layout, disks, chunk, version, bitmap, lost in cases():
+            with self.subTest(level=level, layout=layout, disks=disks, chunk=chunk, version=version,
+                              bitmap=bitmap, lost=lost):
+                self.whole_degraded_rebuilt(level, layout, disks, chunk, version, bitmap, lost)
+
+    def whole_degraded_rebuilt(self, level, layout, disks, chunk, version, bitmap, lost):
+        names = self.images(disks)
+        self.tool("create", level, layout, f"{chunk}K", version, "bitmap" if bitmap else "nobitmap",
+                  "resync", str(disks), *names)
+        size = int(self.tool("ro", *names, "--", "size"))
+        data = self.content(size, 1)
+        self.tool("rw", *names, "--", "put=content", "wait")
+        self.read_by_linux(names, data, "whole", True)
+        if not lost:
+            return
+        gone = [names[i] for i in lost]
+        data = self.content(size, 2)
+        self.tool("rw", *names, "--", *[f"fail={n}" for n in gone], *[f"remove={n}" for n in gone],
+                  "put=content")
+        rest = [n for n in names if n not in gone]
+        self.read_by_linux(rest, data, "degraded", False)
+        for name in gone:
+            self.empty(name)
+        self.tool("rw", *rest, "--", *[f"add={n}" for n in gone], "wait")
+        self.read_by_linux(names, data, "rebuilt", True)
+
+
+if __name__ == "__main__":
+    guest.skip_unless_possible()
+    unittest.main(verbosity=2)
