@@ -8,7 +8,9 @@
 #include <cstring>
 #include <set>
 
+#include "array_options.h"
 #include "assembler.h"
+#include "below.h"
 #include "create_volume_group.h"
 #include "volfs/backing/image.h"
 #include "volfs/units.h"
@@ -53,15 +55,13 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
                      [path, size] { return create_image(path, size); }});
   }
   for (const config::Item& item : definition.build_order) {
-    if (item.kind == config::DeviceKind::array)
-      problems.add(definition.arrays[item.index].name.at,
-                   fmt::format("array '{}': this version does not create arrays",
-                               definition.arrays[item.index].name.value));
-    if (item.kind != config::DeviceKind::volume_group || !problems.empty()) continue;
-    const config::VolumeGroup& group = definition.volume_groups[item.index];
     const size_t before = steps.size();
-    plan_volume_group(definition, group, options, coming, steps, problems);
-    if (steps.size() > before) coming.insert(group.name.value);
+    if (item.kind == config::DeviceKind::array)
+      plan_array(definition, definition.arrays[item.index], options, coming, steps, problems);
+    if (item.kind == config::DeviceKind::volume_group && problems.empty())
+      plan_volume_group(definition, definition.volume_groups[item.index], options, coming, steps,
+                        problems);
+    if (steps.size() > before) coming.insert(name_of(definition, item));
   }
   if (!problems.empty()) {
     problems.sort();

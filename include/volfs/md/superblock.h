@@ -221,7 +221,8 @@ struct CreatedMember {
 };
 struct CreatePlan {
   std::vector<CreatedMember> members;
-  std::optional<BitmapSuperblock> bitmap;  // the same on all; all its bits are set at first
+  std::optional<BitmapSuperblock> bitmap;  // the same on all
+  bool bits_set = true;                    // all of them at first; none of what is assumed clean
   uint64_t bitmap_disk_size = 0;           // bytes to write from bitmap_position() on
   uint64_t array_size = 0;
 };

@@ -231,6 +231,7 @@ Status Planner::choose_bitmap() {
     bitmap_offset_ = 4 * KiB;
   }
   plan_.bitmap = sb;
+  plan_.bits_set = !o_.assume_clean;
   return {};
 }
 
