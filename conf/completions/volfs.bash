@@ -26,7 +26,7 @@ _volfs() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
   COMPREPLY=()
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check scan status tree where map array --help --version"
+    words="mount umount create check scan status tree where map array snapshot --help --version"
   elif [[ $cur == -* ]]; then
     case $command in
       mount) words="-o -f --foreground" ;;
@@ -34,6 +34,7 @@ _volfs() {
       create) words="-n --dry-run --force --json" ;;
       scan) words="--yaml --force --json" ;;
       array) words="--re-add --timeout --json" ;;
+      snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
       map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
       *) words="--json" ;;
     esac
@@ -45,6 +46,10 @@ _volfs() {
     words="create load clear suspend resume remove rename message table status"
   elif [ "$command" = array ] && [ "$COMP_CWORD" = 2 ]; then
     words="fail remove add check repair idle wait mdstat"
+  elif [ "$command" = snapshot ] && [ "$COMP_CWORD" = 2 ]; then
+    words="create remove merge wait status"
+  elif [ "$previous" = --cow ]; then
+    compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return
   else
     case $command in
       umount|status|tree) words=$(_volfs_mounts) ;;

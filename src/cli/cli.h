@@ -42,6 +42,7 @@ void add_status(CLI::App& app, Session& session);
 void add_array(CLI::App& app, Session& session);
 void add_map(CLI::App& app, Session& session);
 void add_scan(CLI::App& app, Session& session);
+void add_snapshot(CLI::App& app, Session& session);
 
 // The program under the names mount.volfs and mount.fuse.volfs, with mount(8)'s arguments and
 // exit statuses.

@@ -60,6 +60,7 @@ int run(int argc, char** argv) {
   add_array(app, session);
   add_map(app, session);
   add_scan(app, session);
+  add_snapshot(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -40,6 +40,7 @@ struct RequestType {
 std::span<const RequestType> array_requests();
 std::span<const RequestType> map_requests();
 std::span<const RequestType> mount_requests();
+std::span<const RequestType> snapshot_requests();
 
 nlohmann::json status_of(engine::Engine& engine, const Host& host);
 

@@ -136,9 +136,8 @@ Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolv
                           const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
   const Turn turn(*this);
-  VOLFS_TRY_ASSIGN(auto table, Table::build(
-                                   rows, name(), options.place, options.read_only, resolve,
-                                   [this] { event(); }, options.origins));
+  VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
+                                            std::make_shared<EventSink>(*this), options.origins));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
   {
     const std::lock_guard lock(mutex_);
@@ -208,11 +207,40 @@ void MappedDevice::swap_in_turn() {
     const std::lock_guard lock(mutex_);
     old = std::exchange(active_, std::move(inactive_));
   }
+  took_table();
+  retire(std::move(old));
+}
+
+// There is another active table; the gate is closed.
+void MappedDevice::took_table() {
   live_.store(active_.get(), std::memory_order_release);
   set_limits(active_->limits());
   set_read_only(active_->read_only());
   set_size(active_->size());
+}
+
+Status MappedDevice::give_table(MappedDevice& to) {
+  const Turn turn(*this), other(to);
+  const auto refuse = [](const MappedDevice& device, const char* what) {
+    return fail(Error::make(EBUSY, fmt::format("{}: {}", device.name(), what)));
+  };
+  if (!suspended() || !active_) return refuse(*this, "expected a suspended device with a table");
+  if (!to.suspended() && to.active_) return refuse(to, "expected a suspended device");
+  if (!to.suspended()) to.gate_.close();
+  std::unique_ptr<Table> given, old;
+  {
+    const std::lock_guard lock(mutex_);
+    given = std::move(active_);
+  }
+  live_.store(nullptr, std::memory_order_release);
+  given->events().set_owner(to);
+  {
+    const std::lock_guard lock(to.mutex_);
+    old = std::exchange(to.active_, std::move(given));
+  }
+  to.took_table();
   retire(std::move(old));
+  return {};
 }
 
 bool MappedDevice::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) {

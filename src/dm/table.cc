@@ -39,9 +39,10 @@ Result<std::unique_ptr<Target>> make_target(const TableRow& row, size_t rows,
 Result<std::unique_ptr<Table>> Table::build(std::span<const TableRow> rows, std::string_view device,
                                             std::string_view place, bool read_only,
                                             const Resolver& resolve,
-                                            const std::function<void()>& event,
+                                            std::shared_ptr<EventSink> events,
                                             OriginRegistry* origins) {
   std::unique_ptr<Table> table(new Table);
+  table->events_ = std::move(events);
   table->place_ = place;
   table->read_only_ = read_only;
   bool first = true;
@@ -51,7 +52,7 @@ Result<std::unique_ptr<Table>> Table::build(std::span<const TableRow> rows, std:
                                 .length = row.length,
                                 .read_only = read_only,
                                 .resolve = resolve,
-                                .event = event,
+                                .event = [sink = table->events_] { sink->tell(); },
                                 .origins = origins};
     auto target = in(fmt::format("{}:{}", place, row.line), make_target(row, rows.size(), context));
     if (!target) return fail(std::move(target.error()));

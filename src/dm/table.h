@@ -4,16 +4,38 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "volfs/block_device.h"
+#include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
 #include "volfs/dm/target.h"
 #include "volfs/gate.h"
+#include "volfs/sync.h"
 
 namespace volfs::dm {
+
+// Where the events of a table's targets go: to the device that has the table. Any thread.
+class EventSink {
+ public:
+  explicit EventSink(MappedDevice& owner) : owner_(&owner) {}
+  void tell() {
+    const std::lock_guard lock(mutex_);
+    owner_->event();
+  }
+  // Nothing is told to the former owner any more when this has returned.
+  void set_owner(MappedDevice& owner) {
+    const std::lock_guard lock(mutex_);
+    owner_ = &owner;
+  }
+
+ private:
+  Mutex mutex_;
+  MappedDevice* owner_;
+};
 
 class Table {
  public:
@@ -21,7 +43,7 @@ class Table {
   static Result<std::unique_ptr<Table>> build(std::span<const TableRow> rows,
                                               std::string_view device, std::string_view place,
                                               bool read_only, const Resolver& resolve,
-                                              const std::function<void()>& event,
+                                              std::shared_ptr<EventSink> events,
                                               OriginRegistry* origins);
 
   uint64_t size() const { return ends_.back(); }
@@ -43,6 +65,8 @@ class Table {
   // Checks that the devices below still hold the ranges used: they may have been swapped.
   Status check_ranges() const;
 
+  EventSink& events() { return *events_; }
+
   // Who reads the table besides the data path: closed before the table goes.
   Gate& users() { return users_; }
 
@@ -52,6 +76,7 @@ class Table {
   Error at(size_t target, const std::string& text) const;
   void collect_below();
 
+  std::shared_ptr<EventSink> events_;
   std::vector<std::unique_ptr<Target>> targets_;
   std::vector<uint64_t> ends_;
   std::vector<unsigned> lines_;

@@ -78,7 +78,7 @@ std::string Assembler::own_name(const std::string& name) const {
 
 dm::Resolver Assembler::resolver() const {
   return [this](std::string_view name) -> Result<BlockDevice*> {
-    if (Node* node = engine_->graph_.find(name)) return node->device.get();
+    if (Node* node = engine_->graph_.find(name)) return &node->shown();
     return fail(Error::make(ENXIO, "there is no such device"));
   };
 }
@@ -97,7 +97,7 @@ Result<Node*> Assembler::add_map(const std::string& name, Kind kind, const std::
 }
 
 void Assembler::expose(Node& node, const std::string& path, config::Position at) {
-  auto volume = engine_->catalog_->add(path, *node.device);
+  auto volume = engine_->catalog_->add(path, node.shown());
   if (volume)
     node.volume = *volume;
   else
@@ -111,6 +111,25 @@ void Assembler::warn(std::string_view text) const {
 void Assembler::unavailable(std::string path, std::string reason) {
   warn(fmt::format("{}: not available: {}", path, reason));
   engine_->unavailable_.push_back({std::move(path), std::move(reason)});
+}
+
+// The map through which an array is used, so that snapshots can be taken of it at any time.
+void Assembler::put_front(Node& node) {
+  auto front = std::make_unique<dm::MappedDevice>(node.name);
+  dm::TableRow row;
+  row.length = node.device->size();
+  row.type = "linear";
+  row.args = {node.name, "0"};
+  const auto resolve = [&node](std::string_view) -> Result<BlockDevice*> {
+    return node.device.get();
+  };
+  if (row.length == 0) return;
+  auto loaded = front->load(std::span(&row, 1), resolve, load_options(node.device->read_only()));
+  if (loaded) loaded = front->resume();
+  if (loaded)
+    engine_->graph_.set_front(node, std::move(front));
+  else
+    log_warning("{}: no snapshots can be taken of it: {}", node.name, loaded.error().text());
 }
 
 Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device,
@@ -130,13 +149,14 @@ Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockD
     report(name.at, node.error().text());
     return nullptr;
   }
+  if (kind == Kind::array && !origin) put_front(**node);
   const bool show = !hidden || options_.hidden || definition_.expose.hidden.value;
   if (kind != Kind::image && show) expose(**node, name.value, name.at);
   return *node;
 }
 
 BlockDevice* Assembler::device(const config::Text& name) {
-  if (Node* node = engine_->graph_.find(name.value)) return node->device.get();
+  if (Node* node = engine_->graph_.find(name.value)) return &node->shown();
   // What failed to build has its own report; saying it twice helps nobody.
   if (problems_.empty()) report(name.at, fmt::format("there is no device '{}'", name.value));
   return nullptr;
@@ -145,6 +165,7 @@ BlockDevice* Assembler::device(const config::Text& name) {
 void Assembler::begin() {
   engine_.reset(new Engine);
   engine_->source_ = definition_.file_name;
+  engine_->directory_ = options_.directory;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
   engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);

@@ -65,6 +65,8 @@ class Assembler {
 
  private:
   Exposure exposure();
+  void put_front(Node& node);
+  bool merge_goes_on(const config::Snapshot& snapshot);
   bool is_origin(const std::string& name) const;
   // What the device that a definition calls NAME is called in tables.
   std::string own_name(const std::string& name) const;

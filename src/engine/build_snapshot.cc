@@ -5,6 +5,8 @@
 #include "assembler.h"
 #include "volfs/backing/image.h"
 #include "volfs/dm/table.h"
+#include "volfs/engine/snapshots.h"
+#include "volfs/log.h"
 #include "volfs/units.h"
 
 namespace volfs::engine {
@@ -29,6 +31,24 @@ std::string table_of(const config::Snapshot& snapshot, uint64_t sectors) {
 
 }  // namespace
 
+// An earlier mount began to merge the snapshot: there is no other right view of the origin than
+// with the rest of the snapshot laid over it.
+bool Assembler::merge_goes_on(const config::Snapshot& snapshot) {
+  if (!snapshot.cow_image ||
+      !Snapshots::merge_was_begun(resolve_path(options_.directory, snapshot.cow_image->path.value)))
+    return false;
+  Node* const origin = engine_->graph().find(snapshot.origin.value);
+  Node* const store = engine_->graph().find(cow_name(snapshot));
+  log_info("{}: is being merged into {}; that goes on", snapshot.name.value, snapshot.origin.value);
+  const bool read_only = engine_->read_only() || options_.probe;
+  auto goes_on = engine_->snapshots().continue_merge(snapshot.name.value, *origin, *store,
+                                                     snapshot.overflow.value ? "PO" : "P",
+                                                     snapshot.chunk_size.value, read_only);
+  if (!goes_on)
+    report(snapshot.name.at, fmt::format("{}: {}", snapshot.name.value, goes_on.error().text()));
+  return true;
+}
+
 void Assembler::build(const config::Snapshot& snapshot) {
   Node* origin = engine_->graph().find(snapshot.origin.value + "-real");
   if (!origin) {
@@ -47,6 +67,7 @@ void Assembler::build(const config::Snapshot& snapshot) {
   } else if (!device(snapshot.cow_device)) {
     return;
   }
+  if (merge_goes_on(snapshot)) return;
   const bool read_only = engine_->read_only() || snapshot.readonly.value;
   const uint64_t sectors = origin->device->size() / sector_size;
   const auto node =

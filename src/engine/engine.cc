@@ -8,11 +8,14 @@
 #include "volfs/config/names.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
+#include "volfs/engine/snapshots.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
 #include "volfs/md/array.h"
 
 namespace volfs::engine {
+
+Engine::Engine() : snapshots_(std::make_unique<Snapshots>(*this)) {}
 
 Engine::~Engine() {
   if (auto closed = close(); !closed) log_error("{}", closed.error().text());
@@ -50,6 +53,7 @@ Status Engine::close() {
     const std::lock_guard lock(structure_);
     if (std::exchange(closed_, true)) return {};
   }
+  snapshots_->close();
   // From the top: an array on an array still needs the one below.
   Status first;
   auto nodes = graph_.nodes();
@@ -85,7 +89,7 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
 Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
   const auto resolve = [this](std::string_view name) -> Result<BlockDevice*> {
-    if (Node* node = graph_.find(name)) return node->device.get();
+    if (Node* node = graph_.find(name)) return &node->shown();
     return fail(Error::make(ENXIO, "there is no such device"));
   };
   return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
@@ -190,12 +194,13 @@ Status Engine::remove_node(Node& node) {
   const std::string name = node.name;
   if (const auto users = graph_.users(*node.device); !users.empty())
     return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+  VOLFS_TRY(snapshots_->check_removable(node));
   const bool exposed = node.volume != nullptr;
   if (exposed) VOLFS_TRY(catalog_->remove(name));
   node.volume.reset();
   auto removed = graph_.remove(name);
   // An operation that began meanwhile keeps it: show it again.
-  if (!removed && exposed) node.volume = catalog_->add(name, *node.device).value_or(nullptr);
+  if (!removed && exposed) node.volume = catalog_->add(name, node.shown()).value_or(nullptr);
   return removed;
 }
 

@@ -32,7 +32,10 @@ Graph::~Graph() {
   // From the top: a device may speak to those below while it goes.
   auto all = nodes();
   std::reverse(all.begin(), all.end());
-  for (Node* node : all) node->device.reset();
+  for (Node* node : all) {
+    node->front.reset();
+    node->device.reset();
+  }
 }
 
 Result<Node*> Graph::add(std::string name, Kind kind, std::unique_ptr<BlockDevice> device) {
@@ -48,6 +51,12 @@ Result<Node*> Graph::add(std::string name, Kind kind, std::unique_ptr<BlockDevic
   by_device_[raw->device.get()] = raw;
   nodes_.emplace(std::move(name), std::move(node));
   return raw;
+}
+
+void Graph::set_front(Node& node, std::unique_ptr<BlockDevice> front) {
+  const std::lock_guard lock(mutex_);
+  by_device_[front.get()] = &node;
+  node.front = std::move(front);
 }
 
 Graph::Pin::~Pin() {
@@ -88,10 +97,15 @@ Node* Graph::find(const BlockDevice& device) const {
 
 std::vector<std::string> Graph::users_locked(const BlockDevice& device) const {
   const std::string name_below = device.name();
+  const auto self = by_device_.find(&device);
+  const Node* const itself = self == by_device_.end() ? nullptr : self->second;
+  const BlockDevice* const front = itself ? itself->front.get() : nullptr;
   std::vector<const Node*> found;
   for (const auto& [name, node] : nodes_) {
+    if (node.get() == itself) continue;
     bool uses = false;
-    node->device->for_each_below([&](BlockDevice& below) { uses |= &below == &device; });
+    node->device->for_each_below(
+        [&](BlockDevice& below) { uses |= &below == &device || (front && &below == front); });
     // What a loaded table names must be there when the table takes over.
     if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node->device.get()))
       uses |= std::ranges::count(map->deps(dm::MappedDevice::Which::inactive), name_below) > 0;
@@ -122,6 +136,7 @@ Status Graph::remove(std::string_view name) {
       return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", name)));
     gone = std::move(it->second);
     by_device_.erase(gone->device.get());
+    by_device_.erase(gone->front.get());
     std::erase_if(aliases_, [&](const auto& alias) { return alias.second == gone.get(); });
     nodes_.erase(it);
   }
@@ -156,7 +171,8 @@ std::vector<Node*> Graph::nodes_locked() const {
   const std::function<void(BlockDevice&)> visit = [&](BlockDevice& device) {
     if (!visited.insert(&device).second) return;
     device.for_each_below(visit);
-    if (const auto it = by_device_.find(&device); it != by_device_.end()) all.push_back(it->second);
+    const auto it = by_device_.find(&device);
+    if (it != by_device_.end() && it->second->device.get() == &device) all.push_back(it->second);
   };
   for (Node* node : by_age) visit(*node->device);
   return all;

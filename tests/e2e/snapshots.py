@@ -2,10 +2,13 @@
 """Snapshots of the volumes of a mount: those of a definition, and those taken while it is in use."""
 import ctypes
 import errno
+import json
 import os
+import subprocess
+import threading
 
 import lab
-from lab import KiB, MiB, equal, holds, raises, volfs
+from lab import KiB, MiB, equal, holds, raises, run, sha256, stderr_of, volfs, wait_until
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +55,260 @@ snapshots:
         equal(file.read(256 * KiB), b"o" * 256 * KiB, "the snapshot")
         fallocate(file.fileno(), PUNCH_HOLE | KEEP_SIZE, 0, 128 * KiB)
         equal(os.pread(file.fileno(), 256 * KiB, 0), bytes(128 * KiB) + b"o" * 128 * KiB, "a hole in a snapshot")
+
+
+DEFINITION = """
+volfs: 1
+images: {disk0: disk0.img, disk1: disk1.img}
+maps:
+  data: {table: "0 65536 linear disk0 0\\n65536 65536 linear disk1 0"}
+  top: {table: 0 65536 linear data 65536}
+"""
+SIZE = 64 * MiB
+
+
+def live(t):
+    """A mount of `data`, over whose second half there is `top`; returns its bytes."""
+    content = t.random.randbytes(SIZE)
+    (t.path / "disk0.img").write_bytes(content[:SIZE // 2])
+    (t.path / "disk1.img").write_bytes(content[SIZE // 2:])
+    t.mount(t.define(DEFINITION))
+    return bytearray(content)
+
+
+def snapshot(command, path, *arguments, **options):
+    return volfs("snapshot", command, path, *arguments, **options)
+
+
+def content_of(path):
+    return path.read_bytes()
+
+
+def test_a_snapshot_comes_and_goes_under_open_files(t):
+    content = live(t)
+    before = t.mnt / "before"
+    table = device(t, "data")["map"]["table"]
+    with open(t.mnt / "data", "r+b", buffering=0) as data, open(t.mnt / "top", "r+b", buffering=0) as top:
+        holds(not before.exists(), "a snapshot that was not taken yet exists")
+        snapshot("create", before, "--origin", "data", "--chunk-size", "4KiB")
+        equal(before.stat().st_size, SIZE, "size of the snapshot, at once")
+        equal(device(t, "data")["map"]["table"], "0 131072 snapshot-origin data-real\n", "table of the origin")
+        equal(device(t, "data-real")["map"]["table"], table, "table below")
+        old = bytes(content)
+        # By the files that were open before, and through the map that stands on the origin.
+        for file, at, base in ((data, 5000, 0), (top, 5000, SIZE // 2)):
+            block = t.random.randbytes(100000)
+            os.pwrite(file.fileno(), block, at)
+            os.fsync(file.fileno())
+            content[base + at:base + at + len(block)] = block
+        holds(content_of(t.mnt / "data") == content, "the origin after writes")
+        holds(content_of(before) == old, "the snapshot after writes to the origin")
+        # A second one, of now; and the snapshots can be written to.
+        snapshot("create", t.mnt / "second", "--origin", t.mnt / "data", "--cow", t.path / "second.cow", "--size", "32MiB")
+        with open(before, "r+b", buffering=0) as file:
+            file.write(b"changed")
+        holds(content_of(t.mnt / "second") == content, "the second snapshot")
+        holds(content_of(t.mnt / "data") == content, "the origin")
+        state = json.loads(snapshot("status", before, "--json"))
+        equal((state["state"], state["origin"]), ("active", "data"), "status")
+        holds(state["used"] > state["metadata"] > 0, f"status {state}")
+        # What stands in the way is named.
+        with open(before, "rb"):
+            holds("before: in use: 1 open file" in stderr_of(lab.VOLFS, "snapshot", "remove", before, "--yes"), "message")
+        holds("data: is open" in stderr_of(lab.VOLFS, "snapshot", "merge", before, "--yes"), "message")
+        holds("--yes" in stderr_of(lab.VOLFS, "snapshot", "remove", before), "asked in a pipe")
+        for name, *arguments in (("before", "--origin", "data"), ("x", "--origin", "nothing"), ("x", "--origin", "second"),
+                                 ("x", "--origin", "data-real"), ("x", "--origin", "data", "--chunk-size", "5KiB"),
+                                 ("x", "--origin", "data", "--cow", t.path / "second.cow"),
+                                 ("x", "--origin", "data", "--cow", t.path / "no/folder"), ("a b", "--origin", "data")):
+            holds(stderr_of(lab.VOLFS, "snapshot", "create", t.mnt / name, *arguments), "a message")
+        equal(sorted(os.listdir(t.mnt)), [".volfs", "before", "data", "second", "top"], "names")
+        equal(sorted(each.name for each in t.path.glob("*.cow")), ["before.cow", "second.cow"], "files")
+        # When all have gone the origin is as it was, and still open.
+        snapshot("remove", before, "--yes")
+        snapshot("remove", t.mnt / "second", "--yes")
+        equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "top"], "names")
+        equal(device(t, "data")["map"]["table"], table, "table of the origin")
+        equal(list(t.path.glob("*.cow")), [], "files")
+        os.pwrite(data.fileno(), b"end", 0)
+        content[:3] = b"end"
+        holds(content_of(t.mnt / "data") == content, "the origin at last")
+    t.umount()
+    holds((t.path / "disk0.img").read_bytes() + (t.path / "disk1.img").read_bytes() == content, "the images")
+
+
+def test_what_a_removed_snapshot_leaves_is_no_snapshot(t):
+    live(t)
+    t.file("kept.cow", 16 * MiB)
+    snapshot("create", t.mnt / "s", "--origin", "data", "--cow", t.path / "kept.cow")
+    snapshot("remove", t.mnt / "s", "--yes")
+    with open(t.path / "kept.cow", "rb") as file:
+        equal(file.read(8), b"SnAp" + bytes(4), "the header: marked invalid")
+
+
+def fill(t, path, content, blocks):
+    """Overwrites random blocks, so that a snapshot keeps them."""
+    with open(path, "r+b", buffering=0) as file:
+        for _ in range(blocks):
+            at = t.random.randrange(SIZE // 4096) * 4096
+            block = t.random.randbytes(4096)
+            os.pwrite(file.fileno(), block, at)
+            content[at:at + 4096] = block
+        os.fsync(file.fileno())
+
+
+def test_a_merge_makes_the_origin_what_the_snapshot_showed(t):
+    content = live(t)
+    old = bytes(content)
+    table = device(t, "data")["map"]["table"]
+    snapshot("create", t.mnt / "before", "--origin", "data", "--chunk-size", "4KiB")
+    fill(t, t.mnt / "data", content, 3000)
+    snapshot("create", t.mnt / "later", "--origin", "data", "--chunk-size", "16KiB")
+    snapshot("merge", t.mnt / "before", "--yes")
+    holds(not (t.mnt / "before").exists(), "the merged snapshot is still there")
+    holds(content_of(t.mnt / "data") == old, "the origin, at once")
+    snapshot("wait", t.mnt / "before", "--timeout", "120")
+    equal(json.loads(snapshot("status", t.mnt / "before", "--json"))["state"], "merged", "state")
+    holds(content_of(t.mnt / "data") == old, "the origin after the merge")
+    holds(content_of(t.mnt / "later") == content, "another snapshot after the merge")
+    holds(not (t.path / "before.cow").exists() and not (t.path / "before.cow.merging").exists(), "files")
+    snapshot("remove", t.mnt / "later", "--yes")
+    equal(device(t, "data")["map"]["table"], table, "table of the origin")
+    t.umount()
+    holds((t.path / "disk0.img").read_bytes() + (t.path / "disk1.img").read_bytes() == old, "the images")
+
+
+SLOW = """
+volfs: 1
+images: {disk0: disk0.img}
+maps:
+  slow: {table: 0 65536 delay disk0 0 0 disk0 0 20, hidden: true}
+  data: {table: 0 65536 linear slow 0}
+snapshots:
+  before: {origin: data, cow: {path: before.cow}, chunk_size: 4KiB}
+"""
+
+
+def test_a_merge_goes_on_at_the_next_mount(t):
+    """After the end of a mount, and after a killed daemon."""
+    old = t.random.randbytes(32 * MiB)
+    (t.path / "disk0.img").write_bytes(old)
+    t.file("before.cow", 64 * MiB)
+    fast = t.define(SLOW.replace("0 65536 delay disk0 0 0 disk0 0 20", "0 65536 linear disk0 0"), "fast.yaml")
+    t.mount(fast)
+    with open(t.mnt / "data", "r+b", buffering=0) as file:
+        for at in range(0, 32 * MiB, 8 * KiB):
+            os.pwrite(file.fileno(), t.random.randbytes(4 * KiB), at)
+    t.umount()
+    slow = t.define(SLOW, "slow.yaml")
+
+    def used():
+        return int(device(t, "data")["map"]["status"].split()[3].split("/")[0])
+
+    t.mount(slow)
+    holds("data: has the snapshot before" in stderr_of(lab.VOLFS, "map", "remove", t.mnt / "data"), "message")
+    snapshot("merge", t.mnt / "before", "--yes")
+    for command in (["snapshot", "create", t.mnt / "x", "--origin", "data"], ["map", "remove", t.mnt / "data"],
+                    ["snapshot", "merge", t.mnt / "before", "--yes"], ["snapshot", "wait", t.mnt / "before", "--timeout", "0.1"]):
+        message = stderr_of(lab.VOLFS, *command)
+        holds("merge" in message or "no such device" in message, message)
+    equal(list(t.path.glob("x.cow")), [], "files")
+    left = []
+    for end in (t.umount, lambda: os.kill(t.pid(), 9)):
+        start = used()
+        wait_until(lambda: used() < start, "the merge to come on", 120)
+        left.append(used())
+        holds(left[-1] > 16, "the merge ended too early for the test")
+        end()
+        if lab.is_mounted(t.mnt):
+            volfs("umount", t.mnt)
+        # A read-only mount shows what it will be, and changes nothing.
+        sums = [sha256(t.path / name) for name in ("disk0.img", "before.cow")]
+        t.mount(slow, options=["ro"])
+        equal(sorted(os.listdir(t.mnt)), [".volfs", "data"], "names")
+        holds(content_of(t.mnt / "data") == old, "the origin of a mount that only reads")
+        t.umount()
+        equal([sha256(t.path / name) for name in ("disk0.img", "before.cow")], sums, "the files")
+        t.mount(slow)
+        holds(content_of(t.mnt / "data") == old, "the origin of a mount that goes on")
+    t.umount()
+    t.mount(fast)
+    snapshot("wait", t.mnt / "before", "--timeout", "120")
+    t.umount()
+    holds((t.path / "disk0.img").read_bytes() == old, "the image")
+    # The store is empty now, and a snapshot of what there is.
+    t.mount(fast)
+    holds(content_of(t.mnt / "before") == old and content_of(t.mnt / "data") == old, "both")
+
+
+class Keeper(threading.Thread):
+    """Writes files and syncs them, one after the other; `kept` are those whose fsync has returned."""
+
+    def __init__(self, t, directory):
+        super().__init__(daemon=True)
+        self.directory, self.kept, self.stop = directory, {}, False
+        self.random = t.random
+
+    def run(self):
+        for i in range(100000):
+            if self.stop:
+                return
+            data = self.random.randbytes(self.random.randrange(1, 60000))
+            with open(self.directory / f"file{i}", "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.kept[f"file{i}"] = data
+
+
+def test_a_snapshot_of_a_busy_file_system_holds_what_was_synced(t):
+    lab.need_loop()
+    lab.need_program("mkfs.ext4", "e2fsck", "fio")
+    live(t)
+    loop = t.loop(t.mnt / "data")
+    run("mkfs.ext4", "-q", loop)
+    fs = t.mount_fs(loop, "fs")
+    keeper = Keeper(t, fs)
+    fio = subprocess.Popen(["fio", "--name=load", f"--directory={fs}", "--rw=randwrite", "--bs=4k", "--size=8M", "--fsync=20",
+                            "--time_based", "--runtime=60", "--thread", "--output-format=terse"], stdout=subprocess.DEVNULL)
+    t.cleanup.callback(fio.wait)
+    t.cleanup.callback(fio.kill)
+    keeper.start()
+    try:
+        taken = []
+        for i in range(3):
+            wait_until(lambda: len(keeper.kept) >= 10 * (i + 1), "files")
+            kept = dict(keeper.kept)
+            snapshot("create", t.mnt / f"s{i}", "--origin", "data")
+            taken.append((t.mnt / f"s{i}", kept))
+            holds(fio.poll() is None, "fio ended")
+        wait_until(lambda: len(keeper.kept) >= 50, "more files")
+        for path, kept in taken:
+            status = subprocess.run(["e2fsck", "-fp", str(path)], stdout=subprocess.PIPE, text=True)
+            holds(status.returncode in (0, 1), f"e2fsck -fp: {status.returncode} {status.stdout}")
+            run("e2fsck", "-fn", path)
+            device_of = t.loop(path)
+            shown = t.mount_fs(device_of, "shown", "-o", "ro")
+            for name, data in kept.items():
+                holds((shown / name).read_bytes() == data, f"{name} of {path}")
+            run("umount", shown)
+            run("losetup", "-d", device_of)
+        snapshot("remove", t.mnt / "s1", "--yes")
+    finally:
+        keeper.stop = True
+        keeper.join()
+        fio.kill()
+        fio.wait()
+    run("umount", fs)
+    run("losetup", "-d", loop)
+    run("e2fsck", "-fn", t.mnt / "data")
+    before = content_of(t.mnt / "s2")
+    snapshot("merge", t.mnt / "s2", "--yes")
+    snapshot("wait", t.mnt / "s2", "--timeout", "300")
+    holds(content_of(t.mnt / "data") == before, "the origin after the merge")
+    run("e2fsck", "-fn", t.mnt / "data")
+    snapshot("remove", t.mnt / "s0", "--yes")
+    equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "top"], "names")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ class MappedDevice final : public BlockDevice {
   Status resume(const SuspendOptions& options);
   Status resume() { return resume(SuspendOptions()); }
   bool suspended() const { return gate_.closed(); }
+  // Gives the active table, with all that its targets know, to TO, whose own active one goes. Both
+  // must be suspended, EBUSY otherwise; TO may also be one that never had a table. Without a table
+  // this device keeps its size, so that a new one can be loaded and resumed under its users. Events
+  // of the targets count at TO from now on.
+  Status give_table(MappedDevice& to);
 
   // One row a line, each ended by a newline, as dmsetup prints them; empty without the table.
   std::string table(Which which = Which::active) const;
@@ -117,6 +122,7 @@ class MappedDevice final : public BlockDevice {
 
   Status suspend_in_turn(const SuspendOptions& options);
   void swap_in_turn();
+  void took_table();
   static void retire(std::unique_ptr<Table> table);
 
   const std::string uuid_;

@@ -59,6 +59,12 @@ struct StoreInfo {
   uint64_t chunk_size = 0;  // bytes, as written there: unchecked
 };
 Result<StoreInfo> inspect_store(BlockDevice& device);
+// Marks the store invalid, durably, as a full one would be. Nobody uses it. Nothing if DEVICE holds
+// none.
+Status invalidate_store(BlockDevice& device);
+// How large a device must be so that a persistent store of an origin never fills: room for every
+// chunk, the areas, and what crashes may leave unused. Bytes, a multiple of CHUNK_SIZE.
+uint64_t full_store_size(uint64_t origin_size, uint64_t chunk_size);
 
 // Any thread. Outlives the tables that use it; those of one engine use the same.
 class OriginRegistry {

@@ -25,6 +25,8 @@ class MappedDevice;
 
 namespace volfs::engine {
 
+class Snapshots;
+
 // A volume that the disks describe and that cannot be shown.
 struct Unavailable {
   std::string path;    // where it would be: "vg0/root"
@@ -93,9 +95,12 @@ class Engine {
   // Takes an array down that nothing uses (EBUSY): it is clean on its members then.
   Status array_stop(std::string_view name);
 
+  Snapshots& snapshots() { return *snapshots_; }
+
  private:
   friend class Assembler;
-  Engine() = default;
+  friend class Snapshots;
+  Engine();
   class PinnedMap;
   Result<PinnedMap> pin_map(std::string_view name) const;
   void wait_unused(std::string_view name) const;
@@ -111,6 +116,8 @@ class Engine {
   std::vector<Unavailable> unavailable_;
   Graph graph_;
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
+  std::unique_ptr<Snapshots> snapshots_;
+  std::string directory_;  // what relative paths start at
 };
 
 }  // namespace volfs::engine

@@ -24,6 +24,9 @@ struct Node {
   std::string name;
   Kind kind = Kind::image;
   std::unique_ptr<BlockDevice> device;
+  // A map over the device through which all others use it, so that a table can be swapped in
+  // between (an array's snapshots). Null: the device is a map itself, or needs none.
+  std::unique_ptr<BlockDevice> front;
   std::shared_ptr<Volume> volume;  // null: not exposed
   std::string uuid;                // as the user gave it or the disks say; may be empty
   bool internal = false;           // a part of another device ("vg0-root_rimage_0")
@@ -31,6 +34,9 @@ struct Node {
   std::string problem;
   uint64_t serial = 0;  // rises in the order of building
   unsigned pins = 0;    // operations under way on it, which keep it from being removed
+
+  // What others stand on.
+  BlockDevice& shown() const { return front ? *front : *device; }
 };
 
 // Structure changes (add, remove, rename) are the engine's, one at a time; all functions may be
@@ -44,6 +50,8 @@ class Graph {
 
   // EEXIST.
   Result<Node*> add(std::string name, Kind kind, std::unique_ptr<BlockDevice> device);
+  // Before anybody knows the node.
+  void set_front(Node& node, std::unique_ptr<BlockDevice> front);
   // Keeps a node from being removed for as long as it lives.
   class Pin {
    public:
@@ -64,7 +72,7 @@ class Graph {
   // Null: no such name. Valid while the caller keeps it from being removed, by a pin or because
   // only the caller changes the structure.
   Node* find(std::string_view name) const;
-  // The node of a device; null if it is none's.
+  // The node of a device or of a front; null if it is none's.
   Node* find(const BlockDevice& device) const;
   // A second name by which find() and pin() know a node, for as long as the node is there.
   void add_alias(std::string alias, Node& node);

@@ -68,4 +68,24 @@ Result<StoreInfo> inspect_store(BlockDevice& device) {
   return info;
 }
 
+Status invalidate_store(BlockDevice& device) {
+  std::vector<std::byte> first(device.logical_block());
+  VOLFS_TRY(device.read(0, first));
+  DiskSnapshotHeader header;
+  std::memcpy(&header, first.data(), sizeof header);
+  if (header.magic != snapshot_magic) return {};
+  header.valid = 0;
+  std::memcpy(first.data(), &header, sizeof header);
+  return device.write(0, first, Fua::yes);
+}
+
+uint64_t full_store_size(uint64_t origin_size, uint64_t chunk_size) {
+  const StoreGeometry geometry{chunk_size};
+  const uint64_t chunks = div_round_up(origin_size, chunk_size);
+  const uint64_t exact = chunks + chunks / geometry.per_area() + 2;
+  // Chunks that were handed out and not recorded when the power went are not found again.
+  constexpr uint64_t least_spare = 1024;
+  return (exact + exact / 8 + least_spare) * chunk_size;
+}
+
 }  // namespace volfs::dm

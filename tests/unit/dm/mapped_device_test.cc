@@ -248,6 +248,41 @@ TEST_CASE("events are counted and waited for") {
   thread->join();
 }
 
+TEST_CASE("a table is given away with what its targets know, and taken back") {
+  Lab lab(1);
+  MappedDevice map("map"), real("map-real");
+  REQUIRE(lab.set(map, "0 64 dust disk0 0 512") == "");
+  REQUIRE(map.message(0, "addbadblock 3"));
+  REQUIRE(map.message(0, "enable"));
+  CHECK(map.give_table(real).error().code() == EBUSY);  // not suspended
+  const std::string table = map.table(), status = map.status();
+  REQUIRE(map.suspend());
+  REQUIRE(map.give_table(real));
+  CHECK(map.table() == "");
+  CHECK(map.size() == 64 * sector_size);
+  CHECK(map.suspended());
+  CHECK(real.table() == table);
+  CHECK(real.size() == 64 * sector_size);
+  REQUIRE(real.resume());
+  CHECK(real.status() == status);
+  std::vector<std::byte> buffer(sector_size);
+  CHECK(!real.read(3 * sector_size, buffer));
+
+  lab.add(real);
+  REQUIRE(lab.set(map, "0 64 linear map-real 0") == "");
+  CHECK(!map.read(3 * sector_size, buffer));
+  CHECK(map.read(4 * sector_size, buffer));
+
+  REQUIRE(map.suspend());
+  CHECK(real.give_table(map).error().code() == EBUSY);
+  REQUIRE(real.suspend());
+  REQUIRE(real.give_table(map));
+  REQUIRE(map.resume());
+  CHECK(map.status() == status);
+  CHECK(!map.read(3 * sector_size, buffer));
+  CHECK(real.table() == "");
+}
+
 TEST_CASE("a device cannot stand on itself, at load or after a swap below") {
   Lab lab(1);
   MappedDevice a("a"), b("b");

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Snapshots that are taken, dropped and merged while their origins are in use.
+//
+// How one is taken. Whatever is exposed can get another table under its users: a map or logical
+// volume because it is one, an array because a map is in front of it (Node::front). So the origin's
+// map is suspended, which drains and flushes it; its table goes to a map NAME-real below (an array
+// needs none); the snapshot is made over that; the origin's map becomes a snapshot-origin over it
+// and goes on. What was written before is in the snapshot, what comes after is not, and open files
+// stay open. When the last snapshot has gone the origin gets its own table back.
+//
+// A merge takes the snapshot's name away and shows its contents under the origin's name at once;
+// the chunks follow in the background. As long as that goes on, STORE.merging lies beside the
+// store's file: the next mount of a definition with the snapshot goes on with the merge instead of
+// showing it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "volfs/engine/graph.h"
+#include "volfs/error.h"
+#include "volfs/sync.h"
+
+namespace volfs::dm {
+class MappedDevice;
+}
+
+namespace volfs::engine {
+
+class Engine;
+
+struct SnapshotRequest {
+  std::string name;
+  std::string origin;  // the path of a volume
+  std::string store;   // the file, made if it is not there; empty: NAME.cow beside the definition
+  uint64_t size = 0;   // bytes of a file that is made; 0: as much as it can ever need, sparse
+  uint64_t chunk_size = 0;  // bytes, a power of two; 0: 16 KiB
+  bool overflow = false;    // PO
+};
+
+struct SnapshotState {
+  std::string name;
+  std::string origin;  // the name of the origin's device
+  std::string state;   // "active", "invalid", "overflow", "merging", "merge failed", "merged"
+  uint64_t used = 0;   // bytes of the store, metadata included
+  uint64_t total = 0;  // bytes; 0 when USED and METADATA are not known
+  uint64_t metadata = 0;
+};
+
+class Snapshots {
+ public:
+  explicit Snapshots(Engine& engine) : engine_(engine) {}
+  ~Snapshots() { close(); }
+  Snapshots(const Snapshots&) = delete;
+  Snapshots& operator=(const Snapshots&) = delete;
+
+  // All of these: any thread, one at a time; they wait for the origin's I/O, at most 30 seconds
+  // (ETIMEDOUT: nothing was changed).
+
+  // EEXIST: the name is taken, or the file holds something. EBUSY: the origin is being merged into.
+  // EINVAL, ENOENT, EROFS, what the files say. After an error all is as it was.
+  Status create(const SnapshotRequest& request);
+  // Drops the snapshot. Its file goes if create() made it, else it is marked invalid: it will not
+  // hold what the origin loses from now on. EBUSY if it is in use.
+  Status remove(std::string_view name);
+  // EBUSY while it or its origin is open; EINVAL if it is invalid.
+  Status merge(std::string_view name);
+  Result<SnapshotState> state(std::string_view name) const;
+  // Waits until the merge of NAME has ended. EINVAL if it is not being merged, ETIMEDOUT, EIO if it
+  // failed.
+  Status wait(std::string_view name, TimePoint deadline);
+
+  // EBUSY if NODE is an origin that has snapshots. The caller holds the engine's structure lock.
+  Status check_removable(const Node& node) const;
+
+  // For the assembly: ORIGIN's map shows SNAPSHOT being merged into it from now on. READ_ONLY: only
+  // shows it so.
+  Status continue_merge(const std::string& name, Node& origin, Node& store, const std::string& kind,
+                        uint64_t chunk_size, bool read_only);
+  static bool merge_was_begun(const std::string& store_path);
+
+  // Ends background work. A merge of a snapshot that no definition knows is carried to its end; the
+  // others go on at the next mount.
+  void close();
+
+ private:
+  class Turn;
+  struct Origin {
+    Graph::Pin pin;
+    dm::MappedDevice* top = nullptr;  // the map that can be given another table
+    BlockDevice* real = nullptr;      // what snapshots are of; null: the table of TOP, once moved
+    bool is_origin = false;           // TOP is a snapshot-origin already
+  };
+  struct Store {
+    std::string name, path;
+    bool made = false;
+  };
+  struct Merge {
+    Node* origin = nullptr;  // stays: it is pinned
+    std::unique_ptr<Graph::Pin> pin;
+    dm::MappedDevice* top = nullptr;
+    BlockDevice* real = nullptr;
+    Store store;
+    Thread watcher;
+    bool defined = false;  // by the definition: the next mount knows of it
+    std::string state = "merging";
+  };
+
+  Result<Origin> locate(std::string_view path) const;
+  Result<Origin> origin_of(BlockDevice& real) const;
+  Result<Store> open_store(const SnapshotRequest& request, uint64_t origin_size);
+  void drop_store(const Store& store);
+  Status insert(const SnapshotRequest& request, Origin& origin, const Store& store);
+  Status lower_table(Origin& origin);
+  void settle(Node& node, dm::MappedDevice& top, BlockDevice& real);
+  bool has_snapshots(const dm::MappedDevice& top, const BlockDevice& real) const;
+  Status show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
+                    uint64_t chunk_sectors);
+  Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
+  void watch(Merge& merge);
+  void finish(Merge& merge);
+  Node* add_node(const std::string& name, Kind kind, std::unique_ptr<BlockDevice> device);
+  void remove_node(const std::string& name);
+
+  Engine& engine_;
+  Mutex turn_mutex_;  // guards the next
+  CondVar turn_changed_;
+  bool turn_taken_ = false;
+  // With the turn.
+  std::set<std::string> made_;            // files that create() made
+  std::set<const BlockDevice*> lowered_;  // NAME-real maps that hold their origin's own table
+  std::set<std::string> taken_;           // snapshots that create() made
+  mutable Mutex merges_mutex_;            // guards what follows, and Merge::state
+  mutable CondVar merges_changed_;
+  std::map<std::string, std::unique_ptr<Merge>, std::less<>> merges_;
+  bool closing_ = false;
+};
+
+}  // namespace volfs::engine

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Merging a snapshot back into its origin, over the end of a mount if need be.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <mutex>
+
+#include "snapshot_parts.h"
+#include "volfs/backing/image.h"
+#include "volfs/dm/snapshot.h"
+#include "volfs/engine/engine.h"
+#include "volfs/log.h"
+#include "volfs/units.h"
+
+namespace volfs::engine {
+namespace {
+
+std::string marker_of(const std::string& store_path) {
+  return store_path + ".merging";
+}
+
+Status sync_directory_of(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return fail_sys(errno, directory);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error != 0 && error != EINVAL) return fail_sys(error, directory);
+  return {};
+}
+
+// From now on a mount goes on with the merge.
+Status write_marker(const std::string& store_path) {
+  const std::string path = marker_of(store_path);
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return fail_sys(errno, path);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error != 0) return fail_sys(error, path);
+  return sync_directory_of(path);
+}
+
+void remove_marker(const std::string& store_path) {
+  const std::string path = marker_of(store_path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    log_error("{}", Error::sys(errno, path).text());
+  if (auto synced = sync_directory_of(path); !synced) log_error("{}", synced.error().text());
+}
+
+}  // namespace
+
+std::string SnapshotNode::path() const {
+  const auto* image = dynamic_cast<const FileImage*>(store->device.get());
+  return image ? image->path() : "";
+}
+
+Result<SnapshotNode> find_snapshot(const Graph& graph, std::string_view name) {
+  SnapshotNode found;
+  found.node = graph.find(name);
+  if (!found.node) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+  found.map = map_of(*found.node);
+  const dm::TableRow row = found.map ? first_row(*found.map) : dm::TableRow{};
+  if (found.node->kind != Kind::snapshot || row.type != "snapshot" || row.args.size() < 4)
+    return fail_invalid(
+        fmt::format("{}: not a snapshot but {}", name, to_string(found.node->kind)));
+  found.map->for_each_below([&](BlockDevice& below) {
+    (found.below.origin ? found.below.store : found.below.origin) = &below;
+  });
+  found.store = found.below.store ? graph.find(*found.below.store) : nullptr;
+  if (!found.store) return fail_invalid(fmt::format("{}: has no store", name));
+  found.kind = row.args[2];
+  found.chunk_sectors = std::strtoull(row.args[3].c_str(), nullptr, 10);
+  return found;
+}
+
+Status take_off_catalog(Catalog& catalog, const Graph& graph, Node& node) {
+  if (const auto users = graph.users(*node.device); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, users.front())));
+  if (!node.volume) return {};
+  // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
+  node.volume->wait_unused(now() + std::chrono::milliseconds(500));
+  VOLFS_TRY(catalog.remove(node.volume->path()));
+  node.volume.reset();
+  return {};
+}
+
+void read_status(const dm::MappedDevice& map, SnapshotState& out) {
+  const std::string status = map.status();
+  unsigned long long used = 0, total = 0, metadata = 0;
+  if (std::sscanf(status.c_str(), "%*u %*u %*s %llu/%llu %llu", &used, &total, &metadata) == 3) {
+    out.used = used * sector_size;
+    out.total = total * sector_size;
+    out.metadata = metadata * sector_size;
+    return;
+  }
+  for (const auto& [word, state] : {std::pair{"Invalid", "invalid"},
+                                    {"Merge failed", "merge failed"},
+                                    {"Overflow", "overflow"}})
+    if (status.find(word) != std::string::npos) out.state = state;
+}
+
+Status Snapshots::merge(std::string_view name) {
+  const Turn turn(*this);
+  if (engine_.read_only())
+    return fail(Error::make(EROFS, fmt::format("{}: the mount is read-only", name)));
+  VOLFS_TRY_ASSIGN(const SnapshotNode found, find_snapshot(engine_.graph_, name));
+  if (found.kind == "N")
+    return fail_invalid(
+        fmt::format("{}: a snapshot with a transient store cannot be merged", name));
+  SnapshotState state;
+  read_status(*found.map, state);
+  if (state.state == "invalid")
+    return fail_invalid(fmt::format("{}: is invalid: there is nothing to merge", name));
+  const std::string path = found.path();
+  if (path.empty())
+    return fail(
+        Error::make(EOPNOTSUPP, fmt::format("{}: its store is not a file of its own", name)));
+  VOLFS_TRY_ASSIGN(Origin origin, origin_of(*found.below.origin));
+  const auto volume = origin.pin->volume;
+  if (volume) volume->wait_unused(now() + std::chrono::milliseconds(500));
+  if (volume && volume->open_count() > 0)
+    return fail(Error::make(
+        EBUSY,
+        fmt::format("{}: is open: a merge changes all that is read from it", volume->path())));
+  VOLFS_TRY(take_off_catalog(*engine_.catalog_, engine_.graph_, *found.node));
+  const std::string snapshot(name);
+  const bool defined = !taken_.contains(snapshot);
+  const Store store{.name = found.store->name, .path = path, .made = made_.contains(path)};
+  Status done = write_marker(path);
+  if (done) done = origin.top->suspend({.deadline = now() + suspend_patience});
+  if (done) {
+    (void)found.map->suspend();
+    done = show_merge(origin, *found.below.store, found.kind, found.chunk_sectors);
+    if (!done) origin.top->clear();
+    if (auto resumed = origin.top->resume(); !resumed && done) {
+      done = std::move(resumed);
+      origin.top->clear();
+    }
+  }
+  if (volume) engine_.catalog_->changed(*volume);
+  if (!done) {
+    (void)found.map->resume();
+    auto again = engine_.catalog_->add(snapshot, *found.map);
+    if (again) found.node->volume = *again;
+    remove_marker(path);
+    return in(name, std::move(done));
+  }
+  remove_node(snapshot);
+  return register_merge(snapshot, std::move(origin), store, defined);
+}
+
+Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
+                             uint64_t chunk_sectors) {
+  return load_over(*origin.top, "snapshot-merge", {origin.real, &store},
+                   snapshot_words(kind, chunk_sectors),
+                   {.size = origin.top->size(), .origins = engine_.origins_});
+}
+
+Status Snapshots::register_merge(const std::string& name, Origin origin, const Store& store,
+                                 bool defined) {
+  auto merge = std::make_unique<Merge>();
+  merge->origin = &*origin.pin;
+  merge->pin = std::make_unique<Graph::Pin>(std::move(origin.pin));
+  merge->top = origin.top;
+  merge->real = origin.real;
+  merge->store = store;
+  merge->defined = defined;
+  Merge& known = *merge;
+  const std::lock_guard lock(merges_mutex_);
+  merges_[name] = std::move(merge);
+  VOLFS_TRY_ASSIGN(known.watcher, Thread::start("merge-watch", [this, &known] { watch(known); }));
+  return {};
+}
+
+// Waits for the end of a merge, and cleans up behind it.
+void Snapshots::watch(Merge& merge) {
+  uint32_t seen = merge.top->info().event_nr;
+  while (true) {
+    SnapshotState state;
+    read_status(*merge.top, state);
+    if (!state.state.empty()) {
+      const std::lock_guard lock(merges_mutex_);
+      merge.state = state.state;
+      merges_changed_.notify_all();
+      return;
+    }
+    if (state.used == state.metadata) return finish(merge);
+    {
+      const std::lock_guard lock(merges_mutex_);
+      if (closing_ && merge.defined) return;
+    }
+    seen = merge.top->wait_event(seen, now() + std::chrono::milliseconds(100));
+  }
+}
+
+void Snapshots::finish(Merge& merge) {
+  const Turn turn(*this);
+  if (auto suspended = merge.top->suspend(); !suspended) log_error("{}", suspended.error().text());
+  settle(*merge.origin, *merge.top, *merge.real);
+  if (auto resumed = merge.top->resume(); !resumed) log_error("{}", resumed.error().text());
+  if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
+  drop_store(merge.store);
+  made_.erase(merge.store.path);
+  remove_marker(merge.store.path);
+  merge.pin.reset();
+  const std::lock_guard lock(merges_mutex_);
+  merge.state = "merged";
+  merges_changed_.notify_all();
+}
+
+bool Snapshots::merge_was_begun(const std::string& store_path) {
+  return ::access(marker_of(store_path).c_str(), F_OK) == 0;
+}
+
+Status Snapshots::continue_merge(const std::string& name, Node& origin_node, Node& store,
+                                 const std::string& kind, uint64_t chunk_size, bool read_only) {
+  VOLFS_TRY_ASSIGN(Origin origin, locate(origin_node.name));
+  const uint64_t chunk_sectors = chunk_size / sector_size;
+  if (read_only) {
+    VOLFS_TRY(
+        load_over(*origin.top, "snapshot", {origin.real, store.device.get()},
+                  snapshot_words(kind, chunk_sectors),
+                  {.size = origin.top->size(), .read_only = true, .origins = engine_.origins_}));
+    return origin.top->resume();
+  }
+  VOLFS_TRY(show_merge(origin, *store.device, kind, chunk_sectors));
+  VOLFS_TRY(origin.top->resume());
+  const auto* image = dynamic_cast<const FileImage*>(store.device.get());
+  return register_merge(name, std::move(origin),
+                        {.name = store.name, .path = image ? image->path() : ""}, true);
+}
+
+Result<SnapshotState> Snapshots::state(std::string_view name) const {
+  SnapshotState out;
+  out.name = name;
+  {
+    const std::lock_guard lock(merges_mutex_);
+    if (const auto known = merges_.find(name); known != merges_.end()) {
+      const Merge& merge = *known->second;
+      out.origin = merge.pin ? merge.origin->name : "";
+      if (merge.state == "merging") read_status(*merge.top, out);
+      out.state = merge.state;
+      if (merge.state != "merged" || !engine_.graph_.find(name)) return out;
+    }
+  }
+  VOLFS_TRY_ASSIGN(const Graph::Pin pin, engine_.graph_.pin(name));
+  VOLFS_TRY_ASSIGN(const SnapshotNode found, find_snapshot(engine_.graph_, name));
+  out.state = "active";
+  read_status(*found.map, out);
+  const auto origin = origin_of(*found.below.origin);
+  out.origin = origin ? origin->pin->name : found.below.origin->name();
+  return out;
+}
+
+Status Snapshots::wait(std::string_view name, TimePoint deadline) {
+  const std::lock_guard lock(merges_mutex_);
+  const auto known = merges_.find(name);
+  if (known == merges_.end()) return fail_invalid(fmt::format("{}: is not being merged", name));
+  const Merge& merge = *known->second;
+  if (!merges_changed_.wait_until(merges_mutex_, deadline,
+                                  [&] { return merge.state != "merging"; }))
+    return fail(Error::make(ETIMEDOUT, fmt::format("{}: is still being merged", name)));
+  if (merge.state == "merged") return {};
+  return fail(Error::make(EIO, fmt::format("{}: {}", name, merge.state)));
+}
+
+void Snapshots::close() {
+  {
+    const std::lock_guard lock(merges_mutex_);
+    closing_ = true;
+  }
+  for (auto& [name, merge] : merges_) merge->watcher.join();
+  merges_.clear();
+}
+
+}  // namespace volfs::engine
