@@ -59,12 +59,13 @@ def cases():
         disks = 5 if level == "raid6" else 4
         losses = list(itertools.combinations(range(disks), 2 if level == "raid6" else 1))
         turn = itertools.cycle(losses)
+        chunks = (0, 0) if level == "raid1" else (64, 16)
         for layout in layouts:
             for version in ("0.90", "1.0", "1.1", "1.2"):
                 for bitmap in (False, True):
                     # Every loss comes by in turn, those of one layout with different superblocks.
-                    matrix.append((level, layout, disks, 64, version, bitmap, next(turn)))
-            matrix += [(level, layout, disks, 16, "1.2", True, loss) for loss in losses]
+                    matrix.append((level, layout, disks, chunks[0], version, bitmap, next(turn)))
+            matrix += [(level, layout, disks, chunks[1], "1.2", True, loss) for loss in losses]
     return matrix
 
 

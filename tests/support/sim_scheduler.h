@@ -50,6 +50,7 @@ class SimScheduler final : public Scheduler {
 
  private:
   struct SimThread;
+  struct OneCpu;
   SimThread* choose();
   SimThread* choose_or_report();
   void expire();
@@ -64,6 +65,7 @@ class SimScheduler final : public Scheduler {
   std::vector<std::unique_ptr<SimThread>> threads_;  // by id - 1
   SimThread* running_ = nullptr;
   TimePoint now_;
+  const std::unique_ptr<OneCpu> one_cpu_;
   Nanos wall_offset_{0};
   uint64_t stickiness_;  // a thread is changed at one in so many points
   uint64_t fingerprint_ = 0;

@@ -33,6 +33,26 @@ struct Shape {
   }
 };
 
+// Every redundant level, layout and form, with the superblocks and bitmaps spread over them.
+inline std::vector<Shape> redundant_shapes() {
+  std::vector<Shape> shapes = {{1, 0, 2},        {1, 0, 3},        {4, 0, 3},        {10, 0x102, 2},
+                               {10, 0x102, 4},   {10, 0x102, 5},   {10, 0x103, 4},   {10, 0x201, 4},
+                               {10, 0x201, 5},   {10, 0x10201, 4}, {10, 0x10201, 3}, {10, 0x202, 4},
+                               {10, 0x40201, 4}, {10, 0x301, 4}};
+  for (uint32_t layout = 0; layout <= 5; ++layout) shapes.push_back({5, layout, 3 + layout % 3});
+  for (uint32_t layout : {0u, 1u, 2u, 3u, 4u, 5u, 8u, 9u, 10u, 16u, 17u, 18u, 19u, 20u})
+    shapes.push_back({6, layout, 4 + layout % 2});
+  shapes.push_back({5, 2, 2});
+  const SuperblockVersion versions[] = {SuperblockVersion::v1_2, SuperblockVersion::v1_0,
+                                        SuperblockVersion::v0_90, SuperblockVersion::v1_1};
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    shapes[i].version = versions[i % 4];
+    shapes[i].bitmap = i % 3 == 1;
+    if (i % 5 == 2) shapes[i].chunk = 16 * KiB;
+  }
+  return shapes;
+}
+
 template <class T>
 T must(Result<T> result) {
   if (!result) FAIL(result.error().text());
