@@ -23,6 +23,10 @@ inline constexpr uint64_t TiB = 1024 * GiB;
 // Largest size of a device: what an off_t can address, in whole sectors.
 inline constexpr uint64_t max_device_size = (uint64_t{1} << 63) - sector_size;
 
+// How many devices may stand on each other, from a volume down to its images. A request descends
+// through all of them on one stack.
+inline constexpr unsigned max_stack_depth = 200;
+
 inline std::optional<uint64_t> checked_add(uint64_t a, uint64_t b) {
   uint64_t sum;
   if (__builtin_add_overflow(a, b, &sum)) return std::nullopt;

@@ -17,6 +17,15 @@
 namespace volfs::cli {
 namespace {
 
+// Everything was opened for reading only; says what a mount would say.
+void tell_as_mounted(nlohmann::json& status, engine::Engine& engine, bool read_only) {
+  status["read_only"] = read_only;
+  for (auto& device : status["devices"]) {
+    const engine::Node* node = engine.graph().find(device.value("name", ""));
+    device["read_only"] = read_only || (node && node->read_only_wanted);
+  }
+}
+
 void check(const std::string& path, Session& session) {
   const auto definition = load_definition(path);
   if (!definition) {
@@ -52,11 +61,12 @@ void check(const std::string& path, Session& session) {
     session.status = exit_usage;
     return;
   }
-  const std::string status = control::Control(**engine, {}).status_json();
+  auto status = nlohmann::json::parse(control::Control(**engine, {}).status_json());
+  tell_as_mounted(status, **engine, definition->readonly.value);
   if (session.json)
-    fmt::print("{}", status);
+    fmt::print("{}\n", status.dump(2));
   else
-    print_tree(nlohmann::json::parse(status));
+    print_tree(status);
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ using nlohmann::json;
 
 struct Arguments {
   std::string path;
-  std::string table, uuid, text, to;
+  std::string table, uuid, to;
+  std::vector<std::string> words;
   uint64_t sector = 0;
   double timeout = 0;
   bool read_only = false, no_flush = false, inactive = false;
@@ -126,12 +127,13 @@ void add_map(CLI::App& app, Session& session) {
           [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; });
   rename->add_option("NEWNAME", arguments->to)->required();
   auto* message = add("message", "send a message to a target",
-                      "  volfs map message /mnt/dusty 0 'addbadblock 8'\n",
+                      "  volfs map message /mnt/dusty 0 addbadblock 8\n",
                       [](const Arguments& given) -> Result<json> {
-                        return json{{"sector", given.sector}, {"message", given.text}};
+                        return json{{"sector", given.sector},
+                                    {"message", fmt::format("{}", fmt::join(given.words, " "))}};
                       });
   message->add_option("SECTOR", arguments->sector, "a sector of the target")->required();
-  message->add_option("TEXT", arguments->text, "the message, one argument")->required();
+  message->add_option("WORD", arguments->words, "the message")->required()->expected(1, 65536);
   const auto which = [](const Arguments& given) -> Result<json> {
     return json{{"inactive", given.inactive}};
   };

@@ -2,6 +2,9 @@
 // status.json: everything, for programs. volfs(1) documents it; keys are only ever added.
 #include <unistd.h>
 
+#include <algorithm>
+#include <unordered_map>
+
 #include "requests.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/md/array.h"
@@ -65,7 +68,62 @@ json array_of(const md::ArrayStatus& s) {
   return entry;
 }
 
-json device_of(engine::Engine& engine, engine::Node& node) {
+using engine::Health;
+
+// The health of devices with what they stand on. Engine's structure does not change meanwhile.
+class HealthFinder {
+ public:
+  explicit HealthFinder(engine::Engine& engine) : engine_(engine) {}
+
+  Health of(const BlockDevice& device) {
+    if (const auto known = known_.find(&device); known != known_.end()) return known->second;
+    const engine::Node* node = engine_.graph().find(device);
+    Health health = node ? own(*node) : Health::active;
+    // An array tells what it makes of the state of its members.
+    if (!dynamic_cast<const md::Array*>(&device)) health = std::max(health, of_below(device));
+    known_.emplace(&device, health);
+    return health;
+  }
+
+ private:
+  static Health own(const engine::Node& node) {
+    if (const auto* array = dynamic_cast<const md::Array*>(node.device.get())) {
+      switch (array->status().state) {
+        case md::ArrayState::active:
+          return node.health;
+        case md::ArrayState::degraded:
+          return std::max(node.health, Health::degraded);
+        case md::ArrayState::failed:
+          return Health::failed;
+      }
+    }
+    const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
+    if (node.kind != engine::Kind::image && map && lost_snapshot(map->status()))
+      return Health::failed;
+    return node.health;
+  }
+
+  // As dmsetup tells it of a snapshot whose store was full or could not be written.
+  static bool lost_snapshot(std::string_view status) {
+    return status.find(" snapshot Invalid") != std::string_view::npos ||
+           status.find(" snapshot Overflow") != std::string_view::npos;
+  }
+
+  Health of_below(const BlockDevice& device) {
+    Health worst = Health::active;
+    bool some_left = false;
+    device.for_each_below([&](BlockDevice& below) {
+      worst = std::max(worst, of(below));
+      some_left |= of(below) != Health::failed;
+    });
+    return worst == Health::failed && some_left ? Health::partial : worst;
+  }
+
+  engine::Engine& engine_;
+  std::unordered_map<const BlockDevice*, Health> known_;
+};
+
+json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health) {
   BlockDevice& device = *node.device;
   json below = json::array();
   device.for_each_below([&](BlockDevice& each) {
@@ -79,7 +137,7 @@ json device_of(engine::Engine& engine, engine::Node& node) {
              {"logical_block", device.logical_block()},
              {"devices", std::move(below)},
              {"users", engine.graph().users(device)},
-             {"state", node.problem.empty() ? "active" : "failed"}};
+             {"state", engine::to_string(health.of(device))}};
   if (!node.problem.empty()) entry["problem"] = node.problem;
   if (!node.uuid.empty()) entry["uuid"] = node.uuid;
   if (const auto volume = node.volume) {
@@ -88,9 +146,7 @@ json device_of(engine::Engine& engine, engine::Node& node) {
     entry["counters"] = counters_of(*volume);
   }
   if (const auto* array = dynamic_cast<const md::Array*>(&device)) {
-    const md::ArrayStatus status = array->status();
-    entry["array"] = array_of(status);
-    if (node.problem.empty()) entry["state"] = md::array_state_name(status.state);
+    entry["array"] = array_of(array->status());
   }
   if (const auto* map = dynamic_cast<const dm::MappedDevice*>(&device)) entry["map"] = map_of(*map);
   return entry;
@@ -100,10 +156,12 @@ json device_of(engine::Engine& engine, engine::Node& node) {
 
 json status_of(engine::Engine& engine, const Host& host) {
   json devices = json::array();
-  engine.for_each_node([&](engine::Node& node) { devices.push_back(device_of(engine, node)); });
+  HealthFinder health(engine);
+  engine.for_each_node(
+      [&](engine::Node& node) { devices.push_back(device_of(engine, node, health)); });
   json unavailable = json::array();
   for (const engine::Unavailable& each : engine.unavailable())
-    unavailable.push_back({{"volume", each.path}, {"reason", each.reason}});
+    unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});
   return {{"version", VOLFS_VERSION},      {"pid", getpid()},
           {"mountpoint", host.mountpoint}, {"source", engine.source()},
           {"transport", host.transport},   {"read_only", engine.read_only()},

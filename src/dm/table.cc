@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "args.h"
+#include "make_target.h"
 #include "volfs/units.h"
 
 namespace volfs::dm {
@@ -21,6 +22,8 @@ std::string known_types() {
   return names;
 }
 
+}  // namespace
+
 Result<std::unique_ptr<Target>> make_target(const TableRow& row, size_t rows,
                                             const TargetContext& context) {
   const TargetType* type = find_target_type(row.type);
@@ -33,8 +36,6 @@ Result<std::unique_ptr<Target>> make_target(const TableRow& row, size_t rows,
     return fail_invalid(fmt::format("{}: cannot be part of a read-only table", row.type));
   return in(row.type, type->create(context, row.args));
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Table>> Table::build(std::span<const TableRow> rows, std::string_view device,
                                             std::string_view place, bool read_only,

@@ -21,7 +21,8 @@ void Assembler::build(const config::Image& image) {
   if (image.size && (*opened)->size() < image.size->value)
     return report(image.size->at, fmt::format("{}: {} is smaller than that: {} bytes",
                                               image.name.value, path, (*opened)->size()));
-  add(image.name, Kind::image, std::move(*opened), true);
+  if (Node* node = add(image.name, Kind::image, std::move(*opened), true))
+    node->read_only_wanted = image.readonly.value;
 }
 
 }  // namespace volfs::engine

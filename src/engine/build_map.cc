@@ -49,8 +49,10 @@ void Assembler::build(const config::Map& map) {
   if (auto loaded = mapped.load(*rows, resolve, load_options(read_only)); !loaded)
     return refuse(loaded.error());
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
-  if (Node* node = add(map.name, Kind::map, std::move(owned), map.hidden.value); node && map.uuid)
-    node->uuid = map.uuid->value;
+  Node* const node = add(map.name, Kind::map, std::move(owned), map.hidden.value);
+  if (!node) return;
+  node->read_only_wanted = map.readonly.value;
+  if (map.uuid) node->uuid = map.uuid->value;
 }
 
 }  // namespace volfs::engine

@@ -75,6 +75,7 @@ void Assembler::build(const config::Snapshot& snapshot) {
   if (!node)
     return report(snapshot.name.at,
                   fmt::format("{}: {}", snapshot.name.value, node.error().text()));
+  (*node)->read_only_wanted = snapshot.readonly.value;
   if (!snapshot.hidden.value || options_.hidden || definition_.expose.hidden.value)
     expose(**node, snapshot.name.value, snapshot.name.at);
 }

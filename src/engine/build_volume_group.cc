@@ -15,6 +15,20 @@
 namespace volfs::engine {
 namespace {
 
+Health health_of(lvm::VolumeState state) {
+  switch (state) {
+    case lvm::VolumeState::active:
+      return Health::active;
+    case lvm::VolumeState::degraded:
+      return Health::degraded;
+    case lvm::VolumeState::partial:
+      return Health::partial;
+    case lvm::VolumeState::unavailable:
+      break;
+  }
+  return Health::failed;
+}
+
 lvm::ActivationMode mode_of(config::Activation activation) {
   switch (activation) {
     case config::Activation::complete:
@@ -88,6 +102,7 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
     }
     (*node)->uuid = planned.uuid;
     (*node)->internal = true;
+    (*node)->read_only_wanted = group.readonly.value || planned.read_only;
   }
   const std::set<std::string> inactive = inactive_volumes(group);
   for (const lvm::PlannedVolume& volume : plan.volumes) {
@@ -100,8 +115,8 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
       continue;
     }
     node->internal = false;
-    if (volume.state != lvm::VolumeState::active)
-      node->problem = fmt::format("{}: {}", lvm::to_string(volume.state), volume.reason);
+    node->health = health_of(volume.state);
+    if (volume.state != lvm::VolumeState::active) node->problem = volume.reason;
     engine_->graph().add_alias(path, *node);
     expose(*node, path, group.name.at);
   }

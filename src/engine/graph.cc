@@ -12,6 +12,11 @@
 
 namespace volfs::engine {
 
+std::string_view to_string(Health health) {
+  constexpr std::string_view names[] = {"active", "degraded", "partial", "failed"};
+  return names[static_cast<size_t>(health)];
+}
+
 std::string_view to_string(Kind kind) {
   switch (kind) {
     case Kind::image:

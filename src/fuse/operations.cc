@@ -277,6 +277,12 @@ static Result<uint64_t> find(BlockDevice& bytes, uint64_t offset, bool data) {
 }
 
 void Operations::seek(fuse_req_t request, const Item& item, uint64_t offset, int whence) {
+  // The kernel does not write its cache back before it asks, so that a hole of ours may hold data
+  // there. Without an answer it takes all for data.
+  if (options_.writeback_cache) {
+    fuse_reply_err(request, ENOSYS);
+    return;
+  }
   if (!item.volume || (whence != SEEK_DATA && whence != SEEK_HOLE)) {
     fuse_reply_err(request, EINVAL);
     return;

@@ -32,18 +32,19 @@ def fallocate(fd, mode, offset, length):
 
 
 class Model:
-    def __init__(self, t, table):
-        self.t, self.dropped = t, ZERO.get(table, (0, 0))
+    def __init__(self, t, table, direct, options):
+        self.t, self.dropped, self.options = t, ZERO.get(table, (0, 0)), options
+        keys = f"size: 16MiB, direct: {'true' if direct else 'false'}"
         self.definition = t.define(
-            "volfs: 1\nimages:\n  disk0: {path: disk0.img, size: 16MiB}\n"
-            f"  disk1: {{path: disk1.img, size: 16MiB}}\nmaps:\n  data:\n    table: |\n"
+            f"volfs: 1\nimages:\n  disk0: {{path: disk0.img, {keys}}}\n"
+            f"  disk1: {{path: disk1.img, {keys}}}\nmaps:\n  data:\n    table: |\n"
             f"      {TABLES[table]}\n", f"{table}.yaml")
         run(lab.VOLFS, "create", self.definition)
         self.bytes = bytearray(8 * MiB)
         self.open()
 
     def open(self):
-        self.t.mount(self.definition)
+        self.t.mount(self.definition, options=self.options)
         path = self.t.mnt / "data"
         self.fd = os.open(path, os.O_RDWR)
         self.direct = os.open(path, os.O_RDWR | os.O_DIRECT)
@@ -147,9 +148,9 @@ class Model:
         equal(os.pread(self.fd, len(self.bytes), 0) == self.bytes, True, "the whole volume")
 
 
-def exercise(t, table):
-    model = Model(t, table)
-    for index in range(COUNT // len(TABLES)):
+def exercise(t, table, direct=False, options=()):
+    model = Model(t, table, direct, options)
+    for index in range(COUNT // 5):
         try:
             model.step()
         except Exception as error:
@@ -170,6 +171,15 @@ def test_striped(t):
 
 def test_mixed(t):
     exercise(t, "mixed")
+
+
+def test_mixed_on_images_that_bypass_the_page_cache(t):
+    exercise(t, "mixed", direct=True)
+
+
+def test_striped_with_the_writeback_cache(t):
+    """By two descriptors and mapped memory, as all the others."""
+    exercise(t, "striped", options=["writeback_cache"])
 
 
 lab.main(globals())

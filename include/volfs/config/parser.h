@@ -20,8 +20,6 @@ inline constexpr size_t max_definition_size = 8 * MiB;
 inline constexpr size_t max_yaml_depth = 16;
 // Values in the text, those behind aliases counted each time they are used.
 inline constexpr size_t max_yaml_nodes = 2'000'000;
-// Devices that build on each other, from a volume down to its images.
-inline constexpr size_t max_stack_depth = 64;
 
 // What room dm tells about a table's text. Rows count from 0, columns (bytes) too.
 struct TableScan {

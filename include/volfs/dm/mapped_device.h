@@ -23,13 +23,11 @@
 #include "volfs/error.h"
 #include "volfs/gate.h"
 #include "volfs/sync.h"
+#include "volfs/units.h"
 
 namespace volfs::dm {
 
 class Table;
-
-// How many devices may stand on each other. A request descends through all of them on one stack.
-inline constexpr unsigned max_stack_depth = 200;
 
 // The levels of the tallest stack that has DEVICE on top: 1 if nothing is below it. Stops
 // counting beyond LIMIT.

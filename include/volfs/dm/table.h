@@ -62,4 +62,12 @@ struct DeviceUse {
 // whose arguments are too few give what they can; load() refuses them.
 std::vector<DeviceUse> devices_of(std::span<const TableRow> rows);
 
+// What is wrong with rows whatever their devices are: types that there are not, and arguments.
+// Opens nothing. LINE as in TableRow; a text says what was expected.
+struct RowProblem {
+  unsigned line = 0;
+  std::string text;
+};
+std::vector<RowProblem> check_targets(std::span<const TableRow> rows);
+
 }  // namespace volfs::dm

@@ -54,6 +54,8 @@ struct TargetType {
   std::vector<size_t> (*device_args)(Args args);
   bool singleton = false;        // must be the only row of its table
   bool always_writable = false;  // not allowed in a read-only table
+  // The constructor needs the devices themselves, so that arguments cannot be checked without.
+  bool looks_at_devices = false;
 };
 
 // All there are. dmsetup targets prints them in this order.

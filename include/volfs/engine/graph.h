@@ -20,6 +20,15 @@ namespace volfs::engine {
 enum class Kind { image, array, map, snapshot, logical_volume };
 std::string_view to_string(Kind kind);
 
+// What a device is good for, as far as its own parts decide.
+enum class Health {
+  active,    // all is there
+  degraded,  // all data is there, without the redundancy that it should have
+  partial,   // some of its data is missing, and gives errors
+  failed,    // none of it can be used
+};
+std::string_view to_string(Health health);
+
 struct Node {
   std::string name;
   Kind kind = Kind::image;
@@ -30,10 +39,11 @@ struct Node {
   std::shared_ptr<Volume> volume;  // null: not exposed
   std::string uuid;                // as the user gave it or the disks say; may be empty
   bool internal = false;           // a part of another device ("vg0-root_rimage_0")
-  // Why it cannot be used, or less than wanted of it can; empty: all is well.
-  std::string problem;
-  uint64_t serial = 0;  // rises in the order of building
-  unsigned pins = 0;    // operations under way on it, which keep it from being removed
+  Health health = Health::active;  // as it was built; arrays tell their own
+  std::string problem;             // why it is not active
+  bool read_only_wanted = false;   // by the definition or the disks, however it was opened
+  uint64_t serial = 0;             // rises in the order of building
+  unsigned pins = 0;               // operations under way on it, which keep it from being removed
 
   // What others stand on.
   BlockDevice& shown() const { return front ? *front : *device; }

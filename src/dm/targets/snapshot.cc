@@ -92,6 +92,7 @@ const TargetType snapshot_type = {
     .create = create,
     .device_args = snapshot_device_args,
     .singleton = true,
+    .looks_at_devices = true,
 };
 
 }  // namespace volfs::dm

@@ -126,6 +126,7 @@ const TargetType snapshot_merge_type = {
     .create = create,
     .device_args = snapshot_device_args,
     .singleton = true,
+    .looks_at_devices = true,
 };
 
 }  // namespace volfs::dm

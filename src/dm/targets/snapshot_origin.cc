@@ -85,6 +85,7 @@ const TargetType snapshot_origin_type = {
     .create = create,
     .device_args = device_args,
     .singleton = true,
+    .looks_at_devices = true,
 };
 
 }  // namespace volfs::dm

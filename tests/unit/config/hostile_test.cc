@@ -136,11 +136,11 @@ TEST_CASE("a stack of maps may be high, but not without end") {
           "  m" + std::to_string(i) + ": {table: 0 8 linear m" + std::to_string(i - 1) + " 0}\n";
     return text;
   };
-  CHECK(first_message(stack(max_stack_depth - 1)) == "");
+  CHECK(first_message(stack(volfs::max_stack_depth - 1)) == "");
   const auto definition = parse(stack(5000), "bad.yaml", scan_words);
   REQUIRE(!definition);
   CHECK(definition.error().to_string() ==
-        "bad.yaml:4940:3: 'm64' stands on a stack of 64 devices; expected at most 64 on each "
+        "bad.yaml:4804:3: 'm200' stands on a stack of 200 devices; expected at most 200 on each "
         "other\n");
 }
 

@@ -313,7 +313,7 @@ TEST_CASE("the height of a stack is bounded") {
     below = maps.back()->name();
   }
   // The disk is the first level. Each map has two ways down, and the check takes one.
-  CHECK(maps.size() == dm::max_stack_depth);
+  CHECK(maps.size() == max_stack_depth);
   CHECK(error == "table: device \"map198\": more than 200 devices on top of each other");
   CHECK(dm::stack_depth(*maps[198]) == 200);
   CHECK(dm::stack_depth(*lab.disks[0]) == 1);
