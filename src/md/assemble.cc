@@ -35,6 +35,27 @@ Result<std::optional<MemberMetadata>> scan(BlockDevice& device) {
   return best;
 }
 
+namespace {
+
+// What two superblocks of one array say differently and must not (compare_super of mdadm): "level
+// raid1, not raid5"; empty if they agree.
+std::string disagreement(const ArrayMetadata& a, const ArrayMetadata& b) {
+  const Geometry &g = a.geometry, &h = b.geometry;
+  if (g.level != h.level)
+    return fmt::format("level {}, not {}", level_name(g.level), level_name(h.level));
+  if (g.raid_disks != h.raid_disks)
+    return fmt::format("{} devices, not {}", g.raid_disks, h.raid_disks);
+  if (g.layout != h.layout) return fmt::format("layout {}, not {}", g.layout, h.layout);
+  if (g.chunk != h.chunk) return fmt::format("chunks of {} bytes, not {}", g.chunk, h.chunk);
+  if (a.member_size != b.member_size)
+    return fmt::format("size {}, not {}", a.member_size, b.member_size);
+  if (a.ctime.seconds != b.ctime.seconds)
+    return fmt::format("creation time {}, not {}", a.ctime.seconds, b.ctime.seconds);
+  return {};
+}
+
+}  // namespace
+
 class Assembler {
  public:
   Assembler(std::span<BlockDevice* const> devices, const ArrayOptions& options)
@@ -93,6 +114,9 @@ Status Assembler::check_same() {
       return fail_invalid(fmt::format("{} has metadata {}, but {} has {}", c.device->name(),
                                       version_name(c.sb.array.version), first.device->name(),
                                       version_name(first.sb.array.version)));
+    if (const auto text = disagreement(c.sb.array, first.sb.array); !text.empty())
+      return fail_invalid(fmt::format("the superblock of {} does not match that of {}: {}",
+                                      c.device->name(), first.device->name(), text));
     if (!fresh_ || c.sb.array.events > fresh_->sb.array.events) fresh_ = &c;
   }
   for (const Candidate& c : found_)

@@ -236,7 +236,7 @@ TEST_CASE("mdstat says what the kernel would say") {
   CHECK(array.mdstat() ==
         "md0 : active raid5 disk0[0] disk2[2] disk1[1](F)\n"
         "      512 blocks super 1.2 level 5, 64k chunk, algorithm 2 [3/2] [U_U]\n"
-        "      bitmap: 1/1 pages [4KB], 8KB chunk\n"
+        "      bitmap: 0/1 pages [0KB], 8KB chunk\n"
         "\n");
 }
 
