@@ -26,7 +26,7 @@ _volfs() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
   COMPREPLY=()
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check scan status tree where map array snapshot --help --version"
+    words="mount umount create check scan status tree where map lv array snapshot --help --version"
   elif [[ $cur == -* ]]; then
     case $command in
       mount) words="-o -f --foreground" ;;
@@ -35,6 +35,7 @@ _volfs() {
       scan) words="--yaml --force --json" ;;
       array) words="--re-add --timeout --json" ;;
       snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
+      lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize --permission --addtag --alloc --yes --force --json" ;;
       map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
       *) words="--json" ;;
     esac
@@ -44,6 +45,8 @@ _volfs() {
     return
   elif [ "$command" = map ] && [ "$COMP_CWORD" = 2 ]; then
     words="create load clear suspend resume remove rename message table status"
+  elif [ "$command" = lv ] && [ "$COMP_CWORD" = 2 ]; then
+    words="create extend reduce remove rename activate deactivate"
   elif [ "$command" = array ] && [ "$COMP_CWORD" = 2 ]; then
     words="fail remove add check repair idle wait mdstat"
   elif [ "$command" = snapshot ] && [ "$COMP_CWORD" = 2 ]; then

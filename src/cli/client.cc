@@ -46,7 +46,17 @@ Result<std::string> normalised(const std::string& path) {
   const size_t slash = path.find_last_of('/');
   const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   char* directory = error == ENOENT && parent != path ? realpath(parent.c_str(), nullptr) : nullptr;
-  if (!directory) return fail_sys(error, path);
+  if (!directory) {
+    // The folder of a volume group comes with its first volume.
+    const size_t above =
+        slash == std::string::npos || slash == 0 ? slash : path.rfind('/', slash - 1);
+    if (error == ENOENT && above != std::string::npos && above + 1 < slash)
+      directory = realpath(path.substr(0, above + 1).c_str(), nullptr);
+    if (!directory) return fail_sys(error, path);
+    const std::string result = std::string(directory) + path.substr(above);
+    free(directory);
+    return result;
+  }
   std::string result(directory);
   free(directory);
   if (result != "/") result += '/';

@@ -34,7 +34,8 @@ std::string written(const json& reply) {
 }
 
 const RequestType* find_request(std::string_view name) {
-  for (const auto list : {mount_requests(), map_requests(), array_requests(), snapshot_requests()})
+  for (const auto list :
+       {mount_requests(), map_requests(), array_requests(), lv_requests(), snapshot_requests()})
     for (const RequestType& type : list)
       if (type.name == name) return &type;
   return nullptr;

@@ -49,4 +49,16 @@ Result<uint64_t> Fields::number_or(const char* key, uint64_t otherwise) const {
   return number(key);
 }
 
+Result<std::vector<std::string>> Fields::texts(const char* key) const {
+  std::vector<std::string> out;
+  const auto it = object_.find(key);
+  if (it == object_.end()) return out;
+  if (!it->is_array()) return fail(wrong(key, *it, "a list of strings"));
+  for (const auto& each : *it) {
+    if (!each.is_string()) return fail(wrong(key, each, "a list of strings"));
+    out.push_back(each.get<std::string>());
+  }
+  return out;
+}
+
 }  // namespace volfs::control

@@ -19,6 +19,8 @@ class Fields {
   Result<std::string> text_or(const char* key, std::string_view otherwise) const;
   Result<bool> flag_or(const char* key, bool otherwise) const;
   Result<uint64_t> number(const char* key) const;
+  // A list of strings; empty if it is missing.
+  Result<std::vector<std::string>> texts(const char* key) const;
   Result<uint64_t> number_or(const char* key, uint64_t otherwise) const;
 
  private:
@@ -38,6 +40,7 @@ struct RequestType {
 };
 
 std::span<const RequestType> array_requests();
+std::span<const RequestType> lv_requests();
 std::span<const RequestType> map_requests();
 std::span<const RequestType> mount_requests();
 std::span<const RequestType> snapshot_requests();

@@ -108,11 +108,6 @@ void Assembler::warn(std::string_view text) const {
   if (!options_.quiet) log_warning("{}", text);
 }
 
-void Assembler::unavailable(std::string path, std::string reason) {
-  warn(fmt::format("{}: not available: {}", path, reason));
-  engine_->unavailable_.push_back({std::move(path), std::move(reason)});
-}
-
 // The map through which an array is used, so that snapshots can be taken of it at any time.
 void Assembler::put_front(Node& node) {
   auto front = std::make_unique<dm::MappedDevice>(node.name);

@@ -58,7 +58,6 @@ class Assembler {
                         bool read_only);
   // Shows a device of the graph under a path; reports what stands in the way.
   void expose(Node& node, const std::string& path, config::Position at);
-  void unavailable(std::string path, std::string reason);
   // The device of a name; null, with a report, if it could not be built (the first cause was told
   // then) or does not exist.
   BlockDevice* device(const config::Text& name);

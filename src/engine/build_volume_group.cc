@@ -15,20 +15,6 @@
 namespace volfs::engine {
 namespace {
 
-Health health_of(lvm::VolumeState state) {
-  switch (state) {
-    case lvm::VolumeState::active:
-      return Health::active;
-    case lvm::VolumeState::degraded:
-      return Health::degraded;
-    case lvm::VolumeState::partial:
-      return Health::partial;
-    case lvm::VolumeState::unavailable:
-      break;
-  }
-  return Health::failed;
-}
-
 lvm::ActivationMode mode_of(config::Activation activation) {
   switch (activation) {
     case config::Activation::complete:
@@ -39,12 +25,6 @@ lvm::ActivationMode mode_of(config::Activation activation) {
       return lvm::ActivationMode::partial;
   }
   return lvm::ActivationMode::complete;
-}
-
-std::string table_text(const lvm::PlannedDevice& device) {
-  std::string text;
-  for (const lvm::TableRow& row : device.table) text += lvm::to_string(row) + "\n";
-  return text;
 }
 
 // The logical volumes that the definition wants kept out of sight.
@@ -87,39 +67,20 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
                          const std::vector<lvm::PvInfo>& found) {
   for (const std::string& warning : found_group.warnings)
     warn(fmt::format("{}: {}", group.name.value, warning));
-  const bool hidden = options_.hidden || definition_.expose.hidden.value;
-  const lvm::ActivationPlan plan =
-      lvm::activation_plan(found_group.group, found_group.device_names(found),
-                           {.mode = mode_of(group.activation.value), .hidden = hidden});
-  const bool read_only = engine_->read_only() || group.readonly.value;
-  std::map<std::string, std::string> broken;  // devices that could not be built, and why
-  for (const lvm::PlannedDevice& planned : plan.devices) {
-    auto node = add_map(planned.name, Kind::logical_volume, table_text(planned),
-                        read_only || planned.read_only);
-    if (!node) {
-      broken[planned.name] = node.error().text();
-      continue;
-    }
-    (*node)->uuid = planned.uuid;
-    (*node)->internal = true;
-    (*node)->read_only_wanted = group.readonly.value || planned.read_only;
-  }
-  const std::set<std::string> inactive = inactive_volumes(group);
-  for (const lvm::PlannedVolume& volume : plan.volumes) {
-    if ((!volume.visible && !hidden) || inactive.contains(volume.name)) continue;
-    const std::string path = found_group.shown_name + "/" + volume.name;
-    Node* node = engine_->graph().find(volume.device);
-    if (!node) {
-      const auto why = broken.find(volume.device);
-      unavailable(path, why == broken.end() ? volume.reason : why->second);
-      continue;
-    }
-    node->internal = false;
-    node->health = health_of(volume.state);
-    if (volume.state != lvm::VolumeState::active) node->problem = volume.reason;
-    engine_->graph().add_alias(path, *node);
-    expose(*node, path, group.name.at);
-  }
+  engine_->groups_.push_back(std::make_unique<VolumeGroup>(
+      *engine_, VolumeGroup::Setup{.name = found_group.shown_name,
+                                   .model = found_group.group,
+                                   .pv_devices = found_group.device_names(found),
+                                   .mode = mode_of(group.activation.value),
+                                   .wanted_read_only = group.readonly.value,
+                                   .read_only = engine_->read_only() || group.readonly.value,
+                                   .unchangeable = found_group.read_only_reason,
+                                   .hidden = options_.hidden || definition_.expose.hidden.value,
+                                   .inactive = inactive_volumes(group)}));
+  VolumeGroup& active = *engine_->groups_.back();
+  if (auto shown = active.activate(); !shown) report(group.name.at, shown.error().text());
+  for (const Unavailable& each : active.unavailable())
+    warn(fmt::format("{}: not available: {}", each.path, each.reason));
   for (const config::LogicalVolume& volume : group.logical_volumes)
     if (!found_group.group.find_lv(volume.name.value))
       report(volume.name.at, fmt::format("{}/{}: there is no such logical volume on the disks",

@@ -26,6 +26,19 @@ void Engine::for_each_node(const std::function<void(Node&)>& visit) {
   for (Node* node : graph_.nodes()) visit(*node);
 }
 
+std::vector<Unavailable> Engine::unavailable() const {
+  std::vector<Unavailable> all;
+  for (const auto& group : groups_)
+    for (Unavailable& each : group->unavailable()) all.push_back(std::move(each));
+  return all;
+}
+
+Result<VolumeGroup*> Engine::volume_group(std::string_view name) const {
+  for (const auto& group : groups_)
+    if (group->name() == name) return group.get();
+  return fail(Error::make(ENOENT, fmt::format("there is no volume group '{}'", name)));
+}
+
 Status Engine::sync() {
   // Arrays may hold writes back for a moment; then the images, all at once. Maps, snapshots and
   // LVs keep nothing to themselves, and one that is suspended must not hold this up. The devices

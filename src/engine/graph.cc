@@ -79,9 +79,12 @@ Result<Graph::Pin> Graph::pin(std::string_view name) const {
 }
 
 Node* Graph::find_locked(std::string_view name) const {
-  if (const auto it = nodes_.find(name); it != nodes_.end()) return it->second.get();
-  const auto alias = aliases_.find(name);
-  return alias == aliases_.end() ? nullptr : alias->second;
+  Node* found = nullptr;
+  if (const auto it = nodes_.find(name); it != nodes_.end())
+    found = it->second.get();
+  else if (const auto alias = aliases_.find(name); alias != aliases_.end())
+    found = alias->second;
+  return found && !found->leaving ? found : nullptr;
 }
 
 Node* Graph::find(std::string_view name) const {
@@ -92,6 +95,11 @@ Node* Graph::find(std::string_view name) const {
 void Graph::add_alias(std::string alias, Node& node) {
   const std::lock_guard lock(mutex_);
   aliases_[std::move(alias)] = &node;
+}
+
+void Graph::remove_alias(std::string_view alias) {
+  const std::lock_guard lock(mutex_);
+  if (const auto known = aliases_.find(alias); known != aliases_.end()) aliases_.erase(known);
 }
 
 Node* Graph::find(const BlockDevice& device) const {

@@ -179,6 +179,31 @@ Status extend_volume(VolumeGroup& group, uint32_t lv, uint32_t extents, Allocati
   });
 }
 
+Result<uint32_t> resized_extents(const VolumeGroup& group, uint32_t lv, const SizeRequest& size,
+                                 char sign, std::span<const uint32_t> pvs) {
+  if (lv >= group.lvs.size() || group.lvs[lv].segments.empty())
+    return fail_invalid("there is no such LV");
+  const Segment& last = group.lvs[lv].segments.back();
+  VOLFS_TRY_ASSIGN(uint64_t extents, extents_of(group, size, pvs, lv));
+  const bool share = size.of == SizeRequest::Of::free || size.of == SizeRequest::Of::group ||
+                     size.of == SizeRequest::Of::pvs;
+  if (share && !last.areas.empty()) {
+    // A share is of what is taken, whole stripes of it.
+    if (find_raid_kind(last.type) != nullptr || last.type == "mirror")
+      extents = extents / last.areas.size() * stripes_of(last);
+    extents = round_down(extents, stripes_of(last));
+  }
+  const uint64_t have = group.lvs[lv].extents();
+  if (sign == '-') {
+    if (extents >= have)
+      return fail_invalid(fmt::format("it has {} extents, not more than {}", have, extents));
+    return static_cast<uint32_t>(have - extents);
+  }
+  if (sign == '+') extents += have;
+  if (extents > UINT32_MAX) return fail(Error::make(ENOSPC, "the size is too large"));
+  return static_cast<uint32_t>(extents);
+}
+
 Status reduce_volume(VolumeGroup& group, uint32_t lv, uint32_t extents) {
   return edit(group, place_of(group, lv), [&](VolumeGroup& next) -> Status {
     VOLFS_TRY(check_index(next, lv));

@@ -45,6 +45,8 @@ const char* to_string(VolumeState state) {
       return "partial";
     case VolumeState::unavailable:
       return "unavailable";
+    case VolumeState::inactive:
+      return "inactive";
   }
   return "";
 }
@@ -94,7 +96,8 @@ ActivationPlan Planner::run() {
   // Inner LVs that a volume stands on have a device now.
   for (PlannedVolume& volume : plan_.volumes)
     if (const Planned& planned = planned_[volume.lv * std::size(layers)];
-        volume.device.empty() && planned.done && planned.error.empty()) {
+        volume.device.empty() && planned.done && planned.error.empty() &&
+        volume.state != VolumeState::inactive) {
       volume.device = planned.name;
       volume.state = partial_[volume.lv] != 0 ? VolumeState::partial : VolumeState::active;
       volume.reason = partial_[volume.lv] != 0 ? missing_pvs(volume.lv) : "";
@@ -204,6 +207,12 @@ void Planner::decide(uint32_t lv, PlannedVolume& volume) {
     volume.state = VolumeState::unavailable;
     volume.reason = std::move(why);
   };
+  const uint32_t leader = cow_link_[lv] ? *group_.lvs[*cow_link_[lv]].segments[0].origin : lv;
+  if (options_.wanted && volume.visible &&
+      (!options_.wanted(described) || !options_.wanted(group_.lvs[leader]))) {
+    volume.state = VolumeState::inactive;
+    return;
+  }
   if (!described.problem.empty()) return refuse(described.problem);
   if (!options_.exported && group_.exported())
     return refuse("the volume group is exported (vgimport makes it usable)");

@@ -17,6 +17,7 @@
 #include "volfs/dm/snapshot.h"
 #include "volfs/engine/catalog.h"
 #include "volfs/engine/graph.h"
+#include "volfs/engine/volume_group.h"
 #include "volfs/error.h"
 
 namespace volfs::dm {
@@ -26,12 +27,6 @@ class MappedDevice;
 namespace volfs::engine {
 
 class Snapshots;
-
-// A volume that the disks describe and that cannot be shown.
-struct Unavailable {
-  std::string path;    // where it would be: "vg0/root"
-  std::string reason;  // why it is not
-};
 
 struct AssembleOptions {
   std::string directory;          // what relative paths of images start at
@@ -66,8 +61,11 @@ class Engine {
   // Calls VISIT for every device, each after what it stands on; none comes or goes meanwhile.
   void for_each_node(const std::function<void(Node&)>& visit);
 
-  // What could not be shown; fixed by the assembly.
-  const std::vector<Unavailable>& unavailable() const { return unavailable_; }
+  // What cannot be shown.
+  std::vector<Unavailable> unavailable() const;
+
+  // Volume groups come with the assembly and stay. ENOENT.
+  Result<VolumeGroup*> volume_group(std::string_view name) const;
 
   // Everything written so far is on stable storage at return: the first error, all tried.
   Status sync();
@@ -99,7 +97,9 @@ class Engine {
 
  private:
   friend class Assembler;
+  friend class GroupReload;
   friend class Snapshots;
+  friend class VolumeGroup;
   Engine();
   class PinnedMap;
   Result<PinnedMap> pin_map(std::string_view name) const;
@@ -113,8 +113,8 @@ class Engine {
   Exposure exposure_;
   Mutex structure_;             // held while devices are added, removed or renamed
   dm::OriginRegistry origins_;  // outlives the tables of the graph
-  std::vector<Unavailable> unavailable_;
   Graph graph_;
+  std::vector<std::unique_ptr<VolumeGroup>> groups_;
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
   std::unique_ptr<Snapshots> snapshots_;
   std::string directory_;  // what relative paths start at

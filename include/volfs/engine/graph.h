@@ -38,6 +38,7 @@ struct Node {
   std::unique_ptr<BlockDevice> front;
   std::shared_ptr<Volume> volume;  // null: not exposed
   std::string uuid;                // as the user gave it or the disks say; may be empty
+  bool leaving = false;            // about to be removed: nothing new may stand on it
   bool internal = false;           // a part of another device ("vg0-root_rimage_0")
   Health health = Health::active;  // as it was built; arrays tell their own
   std::string problem;             // why it is not active
@@ -79,13 +80,14 @@ class Graph {
   };
   // ENOENT.
   Result<Pin> pin(std::string_view name) const;
-  // Null: no such name. Valid while the caller keeps it from being removed, by a pin or because
-  // only the caller changes the structure.
+  // Null: no such name, or it is leaving. Valid while the caller keeps it from being removed, by a
+  // pin or because only the caller changes the structure.
   Node* find(std::string_view name) const;
   // The node of a device or of a front; null if it is none's.
   Node* find(const BlockDevice& device) const;
   // A second name by which find() and pin() know a node, for as long as the node is there.
   void add_alias(std::string alias, Node& node);
+  void remove_alias(std::string_view alias);
   // ENOENT, EBUSY with the users' names or while it is pinned. The device is destroyed.
   Status remove(std::string_view name);
   Status rename(std::string_view from, std::string_view to);

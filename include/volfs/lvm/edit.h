@@ -103,6 +103,9 @@ Status extend_volume(VolumeGroup& group, uint32_t lv, uint32_t extents,
                      AllocationPolicy allocation = AllocationPolicy::normal,
                      std::span<const uint32_t> pvs = {});
 Status reduce_volume(VolumeGroup& group, uint32_t lv, uint32_t extents);
+// The extents that an LV is to have: SIGN '+' or '-' for more or fewer by SIZE, 0 for SIZE in all.
+Result<uint32_t> resized_extents(const VolumeGroup& group, uint32_t lv, const SizeRequest& size,
+                                 char sign, std::span<const uint32_t> pvs = {});
 // The extents a request means for an LV of this group. LV: what %ORIGIN and %LV are shares of.
 Result<uint32_t> extents_of(const VolumeGroup& group, const SizeRequest& size,
                             std::span<const uint32_t> pvs = {}, std::optional<uint32_t> lv = {});

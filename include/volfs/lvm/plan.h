@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +42,7 @@ enum class VolumeState : uint8_t {
   degraded,     // a RAID that misses devices; all data is there
   partial,      // parts are missing and give errors
   unavailable,  // see the reason
+  inactive,     // not wanted
 };
 const char* to_string(VolumeState state);
 
@@ -68,6 +70,8 @@ struct PlanOptions {
   bool hidden = false;
   // Also groups that lvm2 would not touch (exported).
   bool exported = false;
+  // The volumes to activate; null: all. Snapshots follow their origin.
+  std::function<bool(const LogicalVolume&)> wanted = {};
 };
 
 // PV_DEVICES: for each of the group's pvs, in order, the name tables should use for its device;

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// volfs lv: lvm2's commands on the logical volumes of a mount, with lvm2's options and units.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli.h"
+#include "client.h"
+#include "volfs/units.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+struct Arguments {
+  std::string path, name, size, extents, type, stripe_size, region_size, origin, chunk_size, alloc,
+      permission, to;
+  unsigned stripes = 0, mirrors = 0;
+  std::vector<std::string> pvs, tags;
+  bool force = false, yes = false;
+};
+
+// A number without a unit counts in lvm2's unit for the option.
+std::string with_unit(const std::string& text, const char* unit) {
+  const bool plain =
+      !text.empty() && (text.back() == '.' || (text.back() >= '0' && text.back() <= '9'));
+  return plain ? text + unit : text;
+}
+
+Status put_size(json& body, const char* key, const std::string& text, const char* unit) {
+  if (text.empty()) return {};
+  VOLFS_TRY_ASSIGN(body[key], in(fmt::format("'{}'", text), parse_size(with_unit(text, unit))));
+  return {};
+}
+
+void put_text(json& body, const char* key, const std::string& text) {
+  if (!text.empty()) body[key] = text;
+}
+
+// -L counts in MiB, -l in extents.
+Status put_amount(json& body, const Arguments& given) {
+  if (given.size.empty() == given.extents.empty())
+    return fail_invalid("expected one of -L SIZE (as 128M) and -l EXTENTS (as 32 or 100%FREE)");
+  put_text(body, "size", given.size.empty() ? "" : with_unit(given.size, "MiB"));
+  put_text(body, "extents", given.extents);
+  if (!given.pvs.empty()) body["pvs"] = given.pvs;
+  put_text(body, "alloc", given.alloc);
+  return {};
+}
+
+Result<json> create_body(const Arguments& given) {
+  json body = json::object();
+  VOLFS_TRY(put_amount(body, given));
+  put_text(body, "type", given.type);
+  put_text(body, "origin", given.origin);
+  if (given.stripes != 0) body["stripes"] = given.stripes;
+  if (given.mirrors != 0) body["mirrors"] = given.mirrors;
+  VOLFS_TRY(put_size(body, "stripe_size", given.stripe_size, "KiB"));
+  VOLFS_TRY(put_size(body, "region_size", given.region_size, "MiB"));
+  VOLFS_TRY(put_size(body, "chunk_size", given.chunk_size, "KiB"));
+  if (!given.tags.empty()) body["tags"] = given.tags;
+  if (given.permission == "r") body["readonly"] = true;
+  return body;
+}
+
+// The path may be that of the volume, or of its group with -n NAME.
+Result<json> send(const Arguments& given, const std::string& name, json body) {
+  const std::string path = given.name.empty() ? given.path : given.path + "/" + given.name;
+  VOLFS_TRY_ASSIGN(const Target target, find_target(path));
+  if (target.volume.find('/') == target.volume.npos)
+    return fail_invalid(
+        fmt::format("{}: expected a logical volume, as {}/vg0/root", path, target.mountpoint));
+  body["request"] = name;
+  body["lv"] = target.volume;
+  return request(target.mountpoint, body);
+}
+
+using Body = std::function<Result<json>(const Arguments&)>;
+
+CLI::App* add_one(CLI::App& lv, Session& session, const std::shared_ptr<Arguments>& arguments,
+                  const char* name, const char* help, const char* example, Body body) {
+  auto* command = lv.add_subcommand(name, help);
+  command->add_option("VOLUME", arguments->path, "a volume's file, as /mnt/vg0/root")->required();
+  add_json_option(*command, session);
+  set_examples(*command, example);
+  command->callback(
+      [arguments, &session, request = fmt::format("lv.{}", name), body = std::move(body)] {
+        auto fields = body(*arguments);
+        if (!fields) return session.fail(fields.error(), exit_usage);
+        const auto answer = send(*arguments, request, std::move(*fields));
+        if (!answer) return session.fail(answer.error());
+        if (session.json) fmt::print("{}\n", answer->dump());
+      });
+  return command;
+}
+
+void add_amount(CLI::App& command, Arguments& arguments) {
+  command.add_option("-L,--size", arguments.size, "size, as 128M or 1.5GiB; MiB without a unit");
+  command.add_option("-l,--extents", arguments.extents,
+                     "extents, or a share: 100%FREE, 50%VG, 10%PVS, 20%ORIGIN, 150%LV");
+}
+
+void add_place(CLI::App& command, Arguments& arguments) {
+  command.add_option("PV", arguments.pvs, "devices to take room on, or @TAG");
+  command.add_option("--alloc", arguments.alloc, "normal, contiguous, cling or anywhere")
+      ->check(CLI::IsMember({"inherit", "normal", "contiguous", "cling", "anywhere"}));
+}
+
+void add_create(CLI::App& command, Arguments& arguments) {
+  add_amount(command, arguments);
+  add_place(command, arguments);
+  command.add_option("-n,--name", arguments.name, "its name; VOLUME is the group then");
+  command.add_option("--type", arguments.type, "linear, striped, raid1, raid5, ..., error, zero");
+  command.add_option("-i,--stripes", arguments.stripes, "stripes of data");
+  command.add_option("-I,--stripesize", arguments.stripe_size,
+                     "bytes of a stripe; KiB without a unit");
+  command.add_option("-m,--mirrors", arguments.mirrors, "copies besides the first");
+  command.add_option("-R,--regionsize", arguments.region_size,
+                     "what a sync counts in; MiB without a unit");
+  command.add_option("-s,--snapshot", arguments.origin,
+                     "make a snapshot of this volume of the group");
+  command.add_option("-c,--chunksize", arguments.chunk_size, "of a snapshot; KiB without a unit");
+  command.add_option("-p,--permission", arguments.permission, "r or rw")
+      ->check(CLI::IsMember({"r", "rw"}));
+  command.add_option("--addtag", arguments.tags, "a tag")->allow_extra_args(false);
+}
+
+Result<json> amount_body(const Arguments& given) {
+  json body = json::object();
+  VOLFS_TRY(put_amount(body, given));
+  return body;
+}
+
+Result<json> nothing(const Arguments&) {
+  return json::object();
+}
+
+}  // namespace
+
+void add_lv(CLI::App& app, Session& session) {
+  auto arguments = std::make_shared<Arguments>();
+  auto* lv = app.add_subcommand("lv", "logical volumes of a running mount, as lvm2");
+  lv->require_subcommand(1);
+  set_examples(*lv,
+               "  volfs lv create /mnt/vg0/data -L 1G\n"
+               "  volfs lv create -n fast -i 2 -l 50%FREE /mnt/vg0 disk0 disk1\n"
+               "  volfs lv create /mnt/vg0/before -s root -L 200M\n"
+               "  volfs lv extend /mnt/vg0/data -L +500M\n");
+  const auto add = [&](const char* name, const char* help, const char* example, Body body) {
+    return add_one(*lv, session, arguments, name, help, example, std::move(body));
+  };
+  add_create(*add("create", "make a volume or a snapshot",
+                  "  volfs lv create /mnt/vg0/data -L 1G\n"
+                  "  volfs lv create /mnt/vg0/before -s root -l 20%ORIGIN\n",
+                  create_body),
+             *arguments);
+  auto* extend = add("extend", "make a volume larger",
+                     "  volfs lv extend /mnt/vg0/data -l +100%FREE\n", amount_body);
+  add_amount(*extend, *arguments);
+  add_place(*extend, *arguments);
+  auto* reduce = add("reduce", "make a volume smaller; what lies behind its new end is lost",
+                     "  volfs lv reduce /mnt/vg0/data -L 500M --yes\n",
+                     [](const Arguments& given) -> Result<json> {
+                       if (!given.yes && !confirmed(given.path + ": cut it off?"))
+                         return fail_invalid(
+                             "what lies behind the new end would be lost; --yes "
+                             "does it");
+                       VOLFS_TRY_ASSIGN(json body, amount_body(given));
+                       body["force"] = given.force;
+                       return body;
+                     });
+  add_amount(*reduce, *arguments);
+  reduce->add_flag("-f,--force", arguments->force, "even if it is in use");
+  auto* remove =
+      add("remove", "remove a volume that nobody uses, and its data",
+          "  volfs lv remove /mnt/vg0/data --yes\n", [](const Arguments& given) -> Result<json> {
+            if (!given.yes && !confirmed(given.path + ": remove it?"))
+              return fail_invalid("its data would be lost; --yes removes it");
+            return json{{"snapshots", given.force}};
+          });
+  remove->add_flag("-f,--force", arguments->force, "with its snapshots");
+  for (CLI::App* command : {reduce, remove})
+    command->add_flag("-y,--yes", arguments->yes, "do not ask");
+  add("rename", "give a volume another name", "  volfs lv rename /mnt/vg0/data archive\n",
+      [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; })
+      ->add_option("NEWNAME", arguments->to)
+      ->required();
+  add("activate", "show a volume again", "  volfs lv activate /mnt/vg0/data\n", nothing);
+  add("deactivate", "take a volume's file away; the disks stay as they are",
+      "  volfs lv deactivate /mnt/vg0/data\n", nothing);
+}
+
+}  // namespace volfs::cli

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Requests on logical volumes: what lvm2's lv* commands do. "lv" is GROUP/VOLUME.
+#include <fmt/format.h>
+
+#include <array>
+#include <cerrno>
+
+#include "requests.h"
+#include "volfs/lvm/edit.h"
+#include "volfs/units.h"
+
+namespace volfs::control {
+namespace {
+
+using nlohmann::json;
+
+struct Named {
+  engine::VolumeGroup* group;
+  std::string volume;
+};
+Result<Named> named(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string path, fields.text("lv"));
+  const size_t slash = path.find('/');
+  if (slash == path.npos || slash + 1 == path.size())
+    return fail_invalid(fmt::format("'lv' is '{}'; expected GROUP/VOLUME", path));
+  VOLFS_TRY_ASSIGN(auto* const group, context.engine.volume_group(path.substr(0, slash)));
+  return Named{group, path.substr(slash + 1)};
+}
+
+// "size": bytes or with a unit; "extents": a number or a share ("50%VG"). Either may have a sign.
+struct Signed {
+  lvm::SizeRequest size;
+  char sign = 0;
+};
+Result<Signed> size_of(const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string size, fields.text_or("size", ""));
+  VOLFS_TRY_ASSIGN(const std::string extents, fields.text_or("extents", ""));
+  if (size.empty() == extents.empty())
+    return fail_invalid("expected one of 'size' (as 128MiB) and 'extents' (as 32 or 100%FREE)");
+  std::string_view text = size.empty() ? extents : size;
+  Signed out;
+  if (text.starts_with('+') || text.starts_with('-')) {
+    out.sign = text.front();
+    text.remove_prefix(1);
+  }
+  if (!extents.empty() && text.find('%') == text.npos) {
+    VOLFS_TRY_ASSIGN(const uint64_t count, in("'extents'", parse_u64(text)));
+    out.size = {lvm::SizeRequest::Of::extents, count};
+  } else {
+    VOLFS_TRY_ASSIGN(out.size, lvm::parse_size_request(text));
+  }
+  return out;
+}
+
+Result<lvm::AllocationPolicy> allocation_of(const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text_or("alloc", "normal"));
+  if (name == "contiguous") return lvm::AllocationPolicy::contiguous;
+  if (name == "anywhere") return lvm::AllocationPolicy::anywhere;
+  if (name == "normal" || name == "inherit" || name == "cling")
+    return lvm::AllocationPolicy::normal;
+  return fail_invalid(fmt::format(
+      "'alloc' is '{}'; expected inherit, normal, contiguous, cling or anywhere", name));
+}
+
+// What both kinds of new volumes have.
+template <class Parameters>
+Status fill(const Named& target, const Fields& fields, Parameters& out) {
+  out.name = target.volume;
+  VOLFS_TRY_ASSIGN(const Signed size, size_of(fields));
+  if (size.sign != 0) return fail_invalid("the size of a new volume has no sign");
+  out.size = size.size;
+  VOLFS_TRY_ASSIGN(out.allocation, allocation_of(fields));
+  VOLFS_TRY_ASSIGN(out.allocation_policy, fields.text_or("alloc", ""));
+  if (out.allocation_policy == "inherit") out.allocation_policy.clear();
+  VOLFS_TRY_ASSIGN(const auto pvs, fields.texts("pvs"));
+  VOLFS_TRY_ASSIGN(out.pvs, target.group->pvs(pvs));
+  VOLFS_TRY_ASSIGN(out.tags, fields.texts("tags"));
+  VOLFS_TRY_ASSIGN(out.read_only, fields.flag_or("readonly", false));
+  return {};
+}
+
+Result<json> create_snapshot(const Named& target, const Fields& fields, std::string origin) {
+  lvm::SnapshotParameters parameters;
+  VOLFS_TRY(fill(target, fields, parameters));
+  const std::string prefix = target.group->name() + "/";
+  if (origin.starts_with(prefix)) origin.erase(0, prefix.size());
+  parameters.origin = std::move(origin);
+  VOLFS_TRY_ASSIGN(parameters.chunk_size, fields.number_or("chunk_size", parameters.chunk_size));
+  VOLFS_TRY(target.group->create_snapshot(parameters));
+  return json();
+}
+
+Result<json> create(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY_ASSIGN(const std::string origin, fields.text_or("origin", ""));
+  if (!origin.empty()) return create_snapshot(target, fields, origin);
+  lvm::VolumeParameters parameters;
+  VOLFS_TRY(fill(target, fields, parameters));
+  VOLFS_TRY_ASSIGN(const uint64_t stripes, fields.number_or("stripes", 0));
+  VOLFS_TRY_ASSIGN(const uint64_t mirrors, fields.number_or("mirrors", 0));
+  constexpr uint64_t most = 253;
+  if (stripes > most || mirrors > most)
+    return fail_invalid(fmt::format("more than {} stripes or mirrors", most));
+  const char* usual = mirrors > 0   ? (stripes > 1 ? "raid10" : "raid1")
+                      : stripes > 1 ? "striped"
+                                    : "linear";
+  VOLFS_TRY_ASSIGN(parameters.type, fields.text_or("type", usual));
+  parameters.stripes = static_cast<unsigned>(stripes);
+  if (mirrors > 0) parameters.mirrors = static_cast<unsigned>(mirrors);
+  VOLFS_TRY_ASSIGN(parameters.stripe_size, fields.number_or("stripe_size", parameters.stripe_size));
+  VOLFS_TRY_ASSIGN(parameters.region_size, fields.number_or("region_size", parameters.region_size));
+  VOLFS_TRY(target.group->create(parameters));
+  return json();
+}
+
+Result<engine::VolumeGroup::Resize> resize_of(const Named& target, const Fields& fields) {
+  engine::VolumeGroup::Resize resize;
+  VOLFS_TRY_ASSIGN(const Signed size, size_of(fields));
+  resize.size = size.size;
+  resize.sign = size.sign;
+  VOLFS_TRY_ASSIGN(resize.allocation, allocation_of(fields));
+  VOLFS_TRY_ASSIGN(const auto pvs, fields.texts("pvs"));
+  VOLFS_TRY_ASSIGN(resize.pvs, target.group->pvs(pvs));
+  return resize;
+}
+
+Result<json> extend(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY_ASSIGN(const auto resize, resize_of(target, fields));
+  if (resize.sign == '-') return fail_invalid("to make a volume smaller there is lv.reduce");
+  VOLFS_TRY(target.group->extend(target.volume, resize));
+  return json();
+}
+
+Result<json> reduce(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY_ASSIGN(const auto resize, resize_of(target, fields));
+  VOLFS_TRY_ASSIGN(const bool force, fields.flag_or("force", false));
+  if (resize.sign == '+') return fail_invalid("to make a volume larger there is lv.extend");
+  VOLFS_TRY(target.group->reduce(target.volume, resize, force));
+  return json();
+}
+
+Result<json> remove(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY_ASSIGN(const bool snapshots, fields.flag_or("snapshots", false));
+  VOLFS_TRY(target.group->remove(target.volume, snapshots));
+  return json();
+}
+
+Result<json> rename(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY_ASSIGN(std::string to, fields.text("to"));
+  const std::string prefix = target.group->name() + "/";
+  if (to.starts_with(prefix)) to.erase(0, prefix.size());
+  VOLFS_TRY(target.group->rename(target.volume, to));
+  return json();
+}
+
+template <bool active>
+Result<json> set_active(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY(target.group->set_active(target.volume, active));
+  return json();
+}
+
+constexpr std::array requests{
+    RequestType{"lv.create",
+                "lv,size,extents,type,stripes,stripe_size,mirrors,region_size,origin,chunk_size,"
+                "alloc,pvs,tags,readonly",
+                create},
+    RequestType{"lv.extend", "lv,size,extents,alloc,pvs", extend},
+    RequestType{"lv.reduce", "lv,size,extents,force", reduce},
+    RequestType{"lv.remove", "lv,snapshots", remove},
+    RequestType{"lv.rename", "lv,to", rename},
+    RequestType{"lv.activate", "lv", set_active<true>},
+    RequestType{"lv.deactivate", "lv", set_active<false>},
+};
+
+}  // namespace
+
+std::span<const RequestType> lv_requests() {
+  return requests;
+}
+
+}  // namespace volfs::control

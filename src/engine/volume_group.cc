@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "volfs/engine/volume_group.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "group_reload.h"
+#include "volfs/dm/table.h"
+#include "volfs/engine/engine.h"
+#include "volfs/log.h"
+#include "volfs/lvm/commit.h"
+#include "volfs/lvm/physical_volume.h"
+
+namespace volfs::engine {
+namespace {
+
+Health health_of(lvm::VolumeState state) {
+  switch (state) {
+    case lvm::VolumeState::active:
+      return Health::active;
+    case lvm::VolumeState::degraded:
+      return Health::degraded;
+    case lvm::VolumeState::partial:
+      return Health::partial;
+    case lvm::VolumeState::unavailable:
+    case lvm::VolumeState::inactive:
+      break;
+  }
+  return Health::failed;
+}
+
+}  // namespace
+
+class VolumeGroup::Turn {
+ public:
+  explicit Turn(VolumeGroup& group) : group_(group) {
+    const std::lock_guard lock(group_.mutex_);
+    group_.turn_over_.wait(group_.mutex_, [this] { return !group_.turn_taken_; });
+    group_.turn_taken_ = true;
+  }
+  ~Turn() {
+    const std::lock_guard lock(group_.mutex_);
+    group_.turn_taken_ = false;
+    group_.turn_over_.notify_one();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  VolumeGroup& group_;
+};
+
+VolumeGroup::VolumeGroup(Engine& engine, Setup setup)
+    : engine_(engine), setup_(std::move(setup)), model_(setup_.model) {
+  for (const std::string& device : setup_.pv_devices) {
+    auto pin = device.empty() ? fail(Error::make(ENOENT, "")) : engine.graph().pin(device);
+    pvs_.push_back(pin ? std::optional<Graph::Pin>(std::move(*pin)) : std::nullopt);
+  }
+  for (const lvm::LogicalVolume& volume : model_.lvs)
+    if (setup_.inactive.contains(volume.name)) inactive_.insert(volume.id);
+}
+
+std::vector<std::string> VolumeGroup::pv_names() const {
+  std::vector<std::string> names;
+  for (const auto& pv : pvs_) names.push_back(pv ? dm::escape_word((*pv)->name) : "");
+  return names;
+}
+
+lvm::ActivationPlan VolumeGroup::plan_of(const lvm::VolumeGroup& model,
+                                         const std::set<lvm::Id>& inactive) const {
+  return lvm::activation_plan(
+      model, pv_names(),
+      {.mode = setup_.mode,
+       .hidden = setup_.hidden,
+       .wanted = [&](const lvm::LogicalVolume& volume) { return !inactive.contains(volume.id); }});
+}
+
+lvm::VolumeGroup VolumeGroup::model() const {
+  const std::lock_guard lock(mutex_);
+  return model_;
+}
+
+std::vector<Unavailable> VolumeGroup::unavailable() const {
+  const std::lock_guard lock(mutex_);
+  return unavailable_;
+}
+
+Status VolumeGroup::activate() {
+  const lvm::ActivationPlan plan = plan_of(model_, inactive_);
+  std::map<std::string, std::string> broken;
+  GroupReload::build_all(*this, plan, broken);
+  return show(plan, model_, broken);
+}
+
+// Makes what is in the catalog what the plan says; the devices are there.
+Status VolumeGroup::show(const lvm::ActivationPlan& plan, const lvm::VolumeGroup& model,
+                         const std::map<std::string, std::string>& broken) {
+  Status first;
+  std::vector<Unavailable> unavailable;
+  for (const lvm::PlannedVolume& volume : plan.volumes) {
+    if ((!volume.visible && !setup_.hidden) || volume.state == lvm::VolumeState::inactive) continue;
+    const std::string path = setup_.name + "/" + volume.name;
+    Node* node = engine_.graph().find(volume.device);
+    if (!node) {
+      const auto why = broken.find(volume.device);
+      unavailable.push_back({path, why == broken.end() ? volume.reason : why->second});
+      continue;
+    }
+    node->internal = false;
+    node->health = health_of(volume.state);
+    node->problem = volume.state == lvm::VolumeState::active ? "" : volume.reason;
+    Shown& shown = shown_[model.lvs[volume.lv].id];
+    Status done;
+    if (shown.path.empty()) {
+      auto added = engine_.catalog().add(path, *node->device);
+      if (added) node->volume = *added;
+      if (!added) done = fail(std::move(added.error()));
+    } else if (shown.path != path) {
+      engine_.graph().remove_alias(shown.path);
+      done = engine_.catalog().rename(shown.path, path);
+    }
+    engine_.graph().add_alias(path, *node);
+    const Shown now_shown{path, node, node->device->size(), node->device->read_only()};
+    const bool changed = !shown.path.empty() &&
+                         (shown.size != now_shown.size || shown.read_only != now_shown.read_only);
+    shown = now_shown;
+    if (changed && node->volume) engine_.catalog().changed(*node->volume);
+    if (!done && first) first = std::move(done);
+  }
+  const std::lock_guard lock(mutex_);
+  unavailable_ = std::move(unavailable);
+  return first;
+}
+
+Status VolumeGroup::check_changeable() const {
+  if (setup_.read_only) return fail(Error::make(EROFS, setup_.name + ": it is mounted read-only"));
+  if (!setup_.unchangeable.empty())
+    return fail_invalid(fmt::format("{}: {}", setup_.name, setup_.unchangeable));
+  return {};
+}
+
+// What new volumes begin with. Nobody uses that space yet.
+Status VolumeGroup::zero_new(const lvm::VolumeGroup& next) {
+  std::set<size_t> touched;
+  for (uint32_t lv = 0; lv < next.lvs.size(); ++lv) {
+    const auto same = std::ranges::find(model_.lvs, next.lvs[lv].id, &lvm::LogicalVolume::id);
+    if (same != model_.lvs.end()) continue;
+    for (const lvm::ZeroRange& range : lvm::ranges_to_zero(next, lv)) {
+      if (!pvs_[range.pv])
+        return fail(Error::make(ENODEV, fmt::format("{}: PV {} is missing", setup_.name,
+                                                    next.pvs[range.pv].id.dashed())));
+      VOLFS_TRY((*pvs_[range.pv])->device->write_zeroes(range.offset, range.length));
+      touched.insert(range.pv);
+    }
+  }
+  for (const size_t pv : touched) VOLFS_TRY((*pvs_[pv])->device->flush());
+  return {};
+}
+
+Status VolumeGroup::commit(lvm::VolumeGroup& next, const lvm::Provenance& when) {
+  std::vector<std::optional<lvm::PvInfo>> scanned(pvs_.size());
+  std::vector<const lvm::PvInfo*> pvs;
+  for (size_t i = 0; i < pvs_.size(); ++i) {
+    if (pvs_[i]) {
+      VOLFS_TRY_ASSIGN(scanned[i], lvm::scan(*(*pvs_[i])->device));
+      if (scanned[i]) scanned[i]->device = (*pvs_[i])->name;
+    }
+    pvs.push_back(scanned[i] ? &*scanned[i] : nullptr);
+  }
+  VOLFS_TRY_ASSIGN(const auto plan, lvm::plan_commit(next, pvs, when));
+  return lvm::carry_out(plan, [this](size_t pv) -> BlockDevice& { return *(*pvs_[pv])->device; });
+}
+
+Status VolumeGroup::carry_out(const Change& change) {
+  lvm::VolumeGroup next = model_;
+  if (change.edit) {
+    VOLFS_TRY(check_changeable());
+    const lvm::Provenance when = lvm::provenance(change.description);
+    VOLFS_TRY(change.edit(next, when));
+    VOLFS_TRY(zero_new(next));
+  }
+  const lvm::ActivationPlan plan = plan_of(next, change.inactive);
+  GroupReload reload(*this, plan, next);
+  VOLFS_TRY(reload.prepare());
+  VOLFS_TRY(reload.suspend());
+  if (change.edit) VOLFS_TRY(commit(next, lvm::provenance(change.description)));
+  auto finished = reload.finish();
+  {
+    const std::lock_guard lock(mutex_);
+    model_ = std::move(next);
+  }
+  inactive_ = change.inactive;
+  const std::lock_guard lock(engine_.structure_);
+  auto shown = show(plan, model_, {});
+  if (!finished)
+    return fail(
+        std::move(finished.error()).in("the metadata was changed, but not all devices followed"));
+  return shown;
+}
+
+Result<std::vector<uint32_t>> VolumeGroup::pvs(const std::vector<std::string>& names) const {
+  const lvm::VolumeGroup model = this->model();
+  std::vector<uint32_t> out;
+  for (const std::string& name : names) {
+    const size_t before = out.size();
+    for (uint32_t pv = 0; pv < pvs_.size(); ++pv) {
+      const bool chosen = name.starts_with('@') ? lvm::has(model.pvs[pv].tags, name.substr(1))
+                                                : pvs_[pv] && (*pvs_[pv])->name == name;
+      if (chosen && std::ranges::find(out, pv) == out.end()) out.push_back(pv);
+    }
+    if (out.size() == before)
+      return fail(Error::make(
+          ENOENT, fmt::format("{}: there is no physical volume {}", setup_.name, name)));
+  }
+  return out;
+}
+
+Status VolumeGroup::create(const lvm::VolumeParameters& parameters) {
+  const Turn turn(*this);
+  return carry_out(
+      {.description = fmt::format("volfs lv create {}/{}", setup_.name, parameters.name),
+       .edit = [&](lvm::VolumeGroup& next, const lvm::Provenance& when) -> Status {
+         VOLFS_TRY(lvm::create_volume(next, parameters, lvm::random_ids(), when));
+         return {};
+       },
+       .inactive = inactive_});
+}
+
+Status VolumeGroup::create_snapshot(const lvm::SnapshotParameters& parameters) {
+  const Turn turn(*this);
+  return carry_out(
+      {.description = fmt::format("volfs lv create --snapshot {}/{}", setup_.name, parameters.name),
+       .edit = [&](lvm::VolumeGroup& next, const lvm::Provenance& when) -> Status {
+         VOLFS_TRY(lvm::create_snapshot(next, parameters, lvm::random_ids(), when));
+         return {};
+       },
+       .inactive = inactive_});
+}
+
+// The turn is taken.
+Status VolumeGroup::edit_volume(
+    std::string_view volume, std::string description,
+    const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit) {
+  return carry_out(
+      {.description = std::move(description),
+       .edit = [&](lvm::VolumeGroup& next, const lvm::Provenance&) -> Status {
+         const auto lv = next.find_lv(volume);
+         if (!lv)
+           return fail(Error::make(
+               ENOENT, fmt::format("{}/{}: there is no such volume", setup_.name, volume)));
+         return edit(next, *lv);
+       },
+       .inactive = inactive_});
+}
+
+Status VolumeGroup::extend(std::string_view volume, const Resize& resize) {
+  const Turn turn(*this);
+  return edit_volume(volume, fmt::format("volfs lv extend {}/{}", setup_.name, volume),
+                     [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
+                       VOLFS_TRY_ASSIGN(
+                           const uint32_t extents,
+                           lvm::resized_extents(next, lv, resize.size, resize.sign, resize.pvs));
+                       return lvm::extend_volume(next, lv, extents, resize.allocation, resize.pvs);
+                     });
+}
+
+// Who has the volume's device, for a message; "" if nobody.
+std::string VolumeGroup::in_use_by(std::string_view volume) const {
+  const std::string path = fmt::format("{}/{}", setup_.name, volume);
+  const auto shown = engine_.catalog().find(path);
+  if (shown && !shown->wait_unused(now() + std::chrono::milliseconds(500)))
+    return fmt::format("{} open files", shown->open_count());
+  const auto pin = engine_.graph().pin(path);
+  if (!pin) return "";
+  return fmt::format("{}", fmt::join(engine_.graph().users(*(*pin)->device), ", "));
+}
+
+Status VolumeGroup::reduce(std::string_view volume, const Resize& resize, bool force) {
+  const Turn turn(*this);
+  if (const std::string users = in_use_by(volume); !users.empty() && !force)
+    return fail(Error::make(EBUSY, fmt::format("{}/{}: in use by {}", setup_.name, volume, users)));
+  return edit_volume(volume, fmt::format("volfs lv reduce {}/{}", setup_.name, volume),
+                     [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
+                       VOLFS_TRY_ASSIGN(const uint32_t extents,
+                                        lvm::resized_extents(next, lv, resize.size, resize.sign));
+                       return lvm::reduce_volume(next, lv, extents);
+                     });
+}
+
+Status VolumeGroup::remove(std::string_view volume, bool with_snapshots) {
+  const Turn turn(*this);
+  return edit_volume(volume, fmt::format("volfs lv remove {}/{}", setup_.name, volume),
+                     [&](lvm::VolumeGroup& next, uint32_t lv) {
+                       return lvm::remove_volume(next, lv, with_snapshots);
+                     });
+}
+
+Status VolumeGroup::rename(std::string_view volume, std::string_view to) {
+  const Turn turn(*this);
+  return edit_volume(
+      volume, fmt::format("volfs lv rename {}/{} {}", setup_.name, volume, to),
+      [&](lvm::VolumeGroup& next, uint32_t lv) { return lvm::rename_volume(next, lv, to); });
+}
+
+Status VolumeGroup::set_active(std::string_view volume, bool active) {
+  const Turn turn(*this);
+  const auto lv = model_.find_lv(volume);
+  if (!lv || !model_.visible(*lv))
+    return fail(
+        Error::make(ENOENT, fmt::format("{}/{}: there is no such volume", setup_.name, volume)));
+  if (const auto link = model_.link_of_cow(*lv)) {
+    const lvm::LogicalVolume& origin = model_.lvs[*model_.lvs[*link].segments[0].origin];
+    return fail_invalid(fmt::format("{}/{}: a snapshot comes and goes with its origin, {}",
+                                    setup_.name, volume, origin.name));
+  }
+  Change change;
+  change.inactive = inactive_;
+  if (active)
+    change.inactive.erase(model_.lvs[*lv].id);
+  else
+    change.inactive.insert(model_.lvs[*lv].id);
+  return carry_out(change);
+}
+
+}  // namespace volfs::engine

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`volfs lv` on a mount: volumes come, change and go while they and their neighbours are in use."""
+import os
+import shutil
+import threading
+
+import lab as lab_module
+from lab import MiB, VOLFS, Failed, equal, holds, sha256, stderr_of, volfs
+
+EXTENT = MiB
+DEFINITION = """
+volfs: 1
+images:
+  d0: {path: d0.img, size: 40MiB}
+  d1: {path: d1.img, size: 40MiB}
+  d2: {path: d2.img, size: 40MiB}
+volume_groups:
+  vg0:
+    physical_volumes: [d0, {device: d1, tags: [slow]}, d2]
+    extent_size: 1MiB
+"""
+IMAGES = ["d0.img", "d1.img", "d2.img"]
+AREA = MiB  # where the metadata ends
+
+
+def mounted(lab):
+    path = lab.define(DEFINITION)
+    volfs("create", path)
+    lab.mount(path)
+    return lab.mnt / "vg0"
+
+
+def table(lab):
+    return (lab.mnt / ".volfs/table").read_text()
+
+
+def size(path):
+    return os.stat(path).st_size
+
+
+def refused(*words):
+    return stderr_of(VOLFS, "lv", *words)
+
+
+def test_sizes_are_lvm2s(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "3")
+    equal(size(vg / "a"), 3 * MiB, "-L counts in MiB")
+    volfs("lv", "create", "-n", "b", "-l", "5", vg, "d2")
+    equal(size(vg / "b"), 5 * EXTENT, "-l counts extents")
+    volfs("lv", "create", vg / "c", "-L", "2500k", "@slow")
+    equal(size(vg / "c"), 3 * EXTENT, "sizes are rounded up to extents")
+    holds("vg0-b: 0 10240 linear d2 2048\n" in table(lab), f"b is on d2:\n{table(lab)}")
+    holds("vg0-c: 0 6144 linear d1 2048\n" in table(lab), f"c is on what is tagged slow:\n{table(lab)}")
+    volfs("lv", "create", vg / "wide", "-i", "3", "-I", "8", "-l", "4")
+    equal(size(vg / "wide"), 6 * EXTENT, "and to whole stripes")
+    holds(" striped 3 16 " in table(lab), "-I counts in KiB")
+    volfs("lv", "extend", vg / "a", "-L", "+2M")
+    equal(size(vg / "a"), 5 * MiB, "extended by")
+    volfs("lv", "extend", vg / "a", "-l", "150%LV")
+    equal(size(vg / "a"), 8 * MiB, "extended to a share of itself, rounded up")
+    volfs("lv", "reduce", "--yes", vg / "a", "-L", "-4M")
+    equal(size(vg / "a"), 4 * MiB, "reduced by")
+    free = 3 * 39 - 4 - 5 - 3 - 6
+    volfs("lv", "create", vg / "half", "-l", "50%FREE")
+    equal(size(vg / "half"), free // 2 * EXTENT, "half of what is free")
+    volfs("lv", "extend", vg / "half", "-l", "+100%FREE")
+    equal(size(vg / "half"), free * EXTENT, "all that is free")
+    holds("not enough free extents" in refused("create", vg / "more", "-l", "1"), "nothing is left")
+
+
+def test_mistakes_change_nothing(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "3")
+    before = [sha256(lab.path / name) for name in IMAGES]
+    for words, said in (
+            (("create", vg / "a", "-L", "3"), "there is an LV a"),
+            (("create", vg / "snapshot", "-L", "3"), "snapshot"),
+            (("create", vg / "b", "-L", "3", "nowhere"), "there is no physical volume nowhere"),
+            (("create", vg / "b", "--type", "raid7", "-L", "3"), "raid7"),
+            (("create", vg / "b", "-s", "c", "-L", "3"), "there is no origin c"),
+            (("extend", vg / "a", "-L", "2"), "it has 3 extents already"),
+            (("extend", vg / "b", "-L", "2"), "there is no such volume"),
+            (("rename", vg / "a", "b/c"), "b/c"),
+            (("remove", "--yes", vg / "b"), "there is no such volume"),
+            (("reduce", "--yes", vg / "a", "-L", "5"), "it has 3 extents")):
+        text = refused(*words)
+        holds(said in text, f"{words}: {text}")
+    equal([sha256(lab.path / name) for name in IMAGES], before, "the images")
+    stderr_of(VOLFS, "lv", "remove", vg / "a", status=2)  # asks, and nobody answers
+    equal(sorted(os.listdir(vg)), ["a"])
+
+
+def test_what_is_in_use_stays(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    with open(vg / "a", "rb"):
+        holds("1 open file" in refused("remove", "--yes", vg / "a"), "open")
+        holds("1 open file" in refused("deactivate", vg / "a"), "open")
+        holds("1 open files" in refused("reduce", "--yes", vg / "a", "-L", "2"), "open")
+    volfs("map", "create", lab.mnt / "above", "--table", "0 100 linear vg0/a 0")
+    for words in (("remove", "--yes", vg / "a"), ("deactivate", vg / "a"), ("reduce", "--yes", vg / "a", "-L", "2")):
+        holds("in use by above" in refused(*words), "a map stands on it")
+    volfs("map", "remove", lab.mnt / "above")
+    volfs("lv", "deactivate", vg / "a")
+    holds(not vg.exists(), "the last volume is gone, and the folder")
+    volfs("lv", "activate", vg / "a")
+    volfs("lv", "create", vg / "before", "-s", "a", "-L", "2")
+    holds("it has 1 snapshots" in refused("remove", "--yes", vg / "a"), "an origin")
+    volfs("lv", "remove", "--yes", "--force", vg / "a")
+    holds(not vg.exists(), "origin and snapshot are gone")
+
+
+def test_snapshots_from_outside_keep_a_volume(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    volfs("snapshot", "create", lab.mnt / "outside", "--origin", vg / "a", "--cow", lab.path / "outside.cow")
+    for words in (("remove", "--yes", vg / "a"), ("extend", vg / "a", "-L", "6"),
+                  ("create", vg / "inside", "-s", "a", "-L", "2")):
+        holds("a snapshot from outside the group" in refused(*words), f"{words}")
+    volfs("lv", "create", vg / "b", "-L", "4")
+    volfs("snapshot", "remove", "--yes", lab.mnt / "outside")
+    volfs("lv", "extend", vg / "a", "-L", "6")
+    equal(size(vg / "a"), 6 * MiB)
+
+
+class Writer(threading.Thread):
+    """Writes numbered blocks to a volume and remembers them, until it is stopped."""
+
+    def __init__(self, path, blocks, random):
+        super().__init__()
+        self.file = open(path, "r+b", buffering=0)
+        self.blocks, self.random = blocks, random
+        self.content = {}
+        self.error = None
+        self.ended = threading.Event()
+
+    def run(self):
+        number = 0
+        try:
+            while not self.ended.is_set():
+                number += 1
+                block = self.random.randrange(self.blocks)
+                data = number.to_bytes(8, "little") * 512
+                os.pwrite(self.file.fileno(), data, block * 4096)
+                self.content[block] = data
+        except OSError as error:
+            self.error = error
+
+    def stop(self):
+        self.ended.set()
+        self.join()
+        self.file.close()
+        if self.error:
+            raise Failed(f"a write failed: {self.error}")
+        return self.content
+
+
+def test_changes_under_load(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "busy", "-L", "4")
+    writer = Writer(vg / "busy", 1024, lab.random)
+    writer.start()
+    try:
+        frozen = {}
+        for step in range(3):
+            volfs("lv", "create", vg / f"snap{step}", "-s", "busy", "-L", "6")
+            frozen[step] = sha256(vg / f"snap{step}")
+            volfs("lv", "extend", vg / "busy", "-L", "+1M")
+            volfs("lv", "create", vg / f"new{step}", "-L", "1")
+        volfs("lv", "rename", vg / "busy", "calm")
+        volfs("lv", "remove", "--yes", vg / "snap1")
+        for step in (0, 2):
+            equal(sha256(vg / f"snap{step}"), frozen[step], f"snapshot {step} shows the past")
+        volfs("lv", "remove", "--yes", vg / "snap0")
+        volfs("lv", "remove", "--yes", vg / "snap2")
+        holds("snapshot-origin" not in table(lab), "the origin is plain again")
+    finally:
+        content = writer.stop()
+    equal(size(vg / "calm"), 7 * MiB, "extended three times")
+    data = (vg / "calm").read_bytes()
+    for block, expected in content.items():
+        equal(data[block * 4096:][:4096], expected, f"block {block}")
+    lab.umount()
+    lab.mount(lab.path / "lab.yaml")
+    equal((vg / "calm").read_bytes() == data, True, "the same after a remount")
+    equal(sorted(os.listdir(vg)), ["calm", "new0", "new1", "new2"])
+
+
+def test_a_foreign_change_is_refused(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    saved = [(lab.path / name).read_bytes()[:AREA] for name in IMAGES]
+    volfs("lv", "create", vg / "b", "-L", "4")
+    now = [(lab.path / name).read_bytes()[:AREA] for name in IMAGES]
+
+    def put(areas):
+        for name, area in zip(IMAGES, areas):
+            with open(lab.path / name, "r+b") as image:
+                image.write(area)
+
+    put(saved)  # an older state: somebody restored it
+    holds("changed by another" in refused("create", vg / "c", "-L", "4"), "a gap")
+    put(now)
+    (lab.path / "copy").mkdir()
+    for name in IMAGES:
+        shutil.copy(lab.path / name, lab.path / "copy" / name)
+    there = lab.path / "copy/mnt"
+    there.mkdir()
+    shutil.copy(lab.path / "lab.yaml", lab.path / "copy/lab.yaml")
+    lab.mount(lab.path / "copy/lab.yaml", mnt=there)
+    volfs("lv", "create", there / "vg0/c", "-L", "4")
+    lab.umount(there)
+    put([(lab.path / "copy" / name).read_bytes()[:AREA] for name in IMAGES])
+    holds("changed by another" in refused("create", vg / "d", "-L", "4"), "a newer state")
+    equal(sorted(os.listdir(vg)), ["a", "b"])
+    put(now)
+    volfs("lv", "create", vg / "d", "-L", "4")
+    equal(sorted(os.listdir(vg)), ["a", "b", "d"])
+
+
+def test_read_only_mounts_change_nothing(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    lab.umount()
+    before = [sha256(lab.path / name) for name in IMAGES]
+    lab.mount(*(lab.path / name for name in IMAGES))
+    holds("read-only" in refused("create", vg / "b", "-L", "4"), "a read-only mount")
+    volfs("lv", "deactivate", vg / "a")
+    volfs("lv", "activate", vg / "a")
+    lab.umount()
+    equal([sha256(lab.path / name) for name in IMAGES], before, "the images")
+
+
+if __name__ == "__main__":
+    lab_module.main(globals())

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Volumes that were made, changed and removed on a mount are the same to lvm2, and the other way round."""
+
+import os
+
+import device_io
+import kernel_lab
+import lvm_lab
+from lab import SEED, equal, holds, volfs
+
+DISKS = ["d0", "d1", "d2", "d3"]
+ATTACH = "".join(f"{name}=$(losetup --find --show {name}.img)\n" for name in DISKS)
+DEFINITION = """
+volfs: 1
+images: {d0: {path: d0.img, size: 24MiB}, d1: {path: d1.img, size: 24MiB}, d2: {path: d2.img, size: 24MiB},
+         d3: {path: d3.img, size: 24MiB}}
+volume_groups:
+  vg0: {physical_volumes: [d0, d1, d2, d3], extent_size: 256KiB}
+"""
+LINUX_GOES_ON = """
+vgck vg0
+vgchange -q -q -ay vg0
+PROGRAM scribble SEED /dev/vg0/{root,wide,early,copy}
+lvm <<END
+lvextend -q -q -l +3 vg0/wide
+lvremove -q -q -y vg0/early
+lvcreate -q -q -y -Zn -n theirs -l 9 vg0
+lvrename -q -q vg0/copy vg0/late
+END
+vgck vg0
+lvs -a --noheadings -o lv_name,lv_size --units k --nosuffix vg0
+"""
+
+
+def lv(lab, command, volume, *words):
+    volfs("lv", command, lab.mnt / "vg0" / volume, *words)
+
+
+def scribble(lab, *volumes):
+    for seed, volume in enumerate(volumes, SEED):
+        device_io.scribble(lab.mnt / "vg0" / volume, seed, 30)
+
+
+def make_volumes(lab):
+    lv(lab, "create", "root", "-l", "20")
+    lv(lab, "create", "gone", "-l", "7")
+    lv(lab, "create", "wide", "-i", "3", "-I", "16", "-l", "12", "--addtag", "x")
+    lv(lab, "create", "tight", "-l", "5", "--alloc", "contiguous", "-p", "r")
+    scribble(lab, "root", "wide", "gone")
+    lv(lab, "create", "early", "-s", "root", "-l", "9", "-c", "8")
+    scribble(lab, "root", "early")
+    lv(lab, "extend", "root", "-l", "+8", "d1")
+    lv(lab, "remove", "gone", "--yes")
+    lv(lab, "create", "copy", "-s", "root", "-l", "8")
+    lv(lab, "extend", "early", "-l", "+2")
+    lv(lab, "extend", "wide", "-l", "+6")
+    scribble(lab, "root", "copy", "wide", "early")
+    lv(lab, "rename", "tight", "narrow")
+    lv(lab, "create", "spare", "-l", "10%FREE")
+    lv(lab, "reduce", "spare", "-l", "3", "--yes")
+
+
+def test_lvm2_and_volfs_take_turns(lab):
+    path = lab.define(DEFINITION)
+    volfs("create", path)
+    lab.mount(path)
+    make_volumes(lab)
+    volumes = sorted(f"vg0/{name}" for name in os.listdir(lab.mnt / "vg0"))
+    equal(volumes, [f"vg0/{name}" for name in ("copy", "early", "narrow", "root", "spare", "wide")])
+    sums = {volume: device_io.sha256(lab.mnt / volume) for volume in volumes}
+    live = {what: lvm_lab.rows_of(lab.text(what)) for what in ("table", "status")}
+    lab.umount()
+    found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0", volumes, ATTACH)
+    equal(found["sums"], sums, "volumes as volfs left them")
+    names = [(f"{name}.img", name) for name in DISKS]
+    for what, rows in live.items():
+        equal(rows, lvm_lab.rows_of(found[what], names), f"{what}: what was loaded step by step")
+    volumes = [f"vg0/{name}" for name in ("root", "wide", "late", "narrow", "spare", "theirs")]
+    found = lvm_lab.in_guest(lab, LINUX_GOES_ON, volumes, ATTACH)
+    lab.mount(path)
+    lvm_lab.compare(lab, found, volumes, "changed by lvm2", ("vg0-",), names)
+    lv(lab, "remove", "theirs", "--yes")
+    lv(lab, "remove", "late", "--yes")
+    lv(lab, "extend", "root", "-l", "+100%FREE")
+    scribble(lab, "root", "wide")
+    volumes = [f"vg0/{name}" for name in ("root", "wide", "narrow", "spare")]
+    sums = {volume: device_io.sha256(lab.mnt / volume) for volume in volumes}
+    lab.umount()
+    found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0; vgs --noheadings -o vg_free_count vg0", volumes, ATTACH)
+    equal(found["sums"], sums, "changed again by volfs")
+    holds(["0"] in [line.split() for line in found["output"].splitlines()], f"nothing is free:\n{found['output']}")
+
+
+if __name__ == "__main__":
+    kernel_lab.main(globals())
