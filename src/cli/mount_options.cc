@@ -32,13 +32,15 @@ constexpr std::array ignored{"defaults",
                              "mand",
                              "nomand",
                              "default_permissions"};
-constexpr std::array ignored_prefixes{"x-", "X-", "comment=", "subtype=", "fsname="};
+// mount(8) adds the name of an ordinary user who may mount (user=) and of helpers to unmount.
+constexpr std::array ignored_prefixes{
+    "x-", "X-", "comment=", "subtype=", "user=", "uhelper=", "helper=", "fsname="};
 // What the kernel or fusermount3 takes as it is.
 constexpr std::array passed{
-    "allow_other", "allow_root", "dev",         "nodev",         "suid",     "nosuid",
-    "exec",        "noexec",     "atime",       "noatime",       "diratime", "nodiratime",
-    "relatime",    "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime",
-    "sync",        "dirsync",    "iversion",    "noiversion"};
+    "allow_other", "allow_root", "dev",         "nodev",         "suid",       "nosuid",
+    "exec",        "noexec",     "atime",       "noatime",       "diratime",   "nodiratime",
+    "relatime",    "norelatime", "strictatime", "nostrictatime", "lazytime",   "nolazytime",
+    "sync",        "dirsync",    "iversion",    "noiversion",    "nosymfollow"};
 constexpr std::array passed_prefixes{"context=", "fscontext=", "defcontext=", "rootcontext="};
 
 template <class List>
@@ -88,6 +90,10 @@ Result<bool> take_valued(std::string_view option, std::string_view name, std::st
 }
 
 Status take(std::string_view option, MountOptions& options) {
+  if (option == "remount")
+    return fail_invalid(
+        "mount option 'remount': a mount is not changed; expected it to be unmounted and mounted "
+        "again with other options");
   if (option == "ro" || option == "rw") {
     options.read_only = option == "ro";
   } else if (option == "writeback_cache") {

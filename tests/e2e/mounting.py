@@ -78,7 +78,7 @@ def with_helper(t, script, status=0):
 
 def test_mount_8_by_both_types_and_all_options_of_fstab(t):
     definition = fresh(t)
-    many = ("rw,dev,suid,exec,auto,nofail,_netdev,noatime,nouser,async,comment=hello,"
+    many = ("rw,dev,suid,exec,auto,nofail,_netdev,noatime,nouser,async,comment=hello,user=root,"
             "x-systemd.automount,x-systemd.requires=/tmp,X-mount.mkdir")
     for kind in ("volfs", "fuse.volfs"):
         out = with_helper(t, f"""
@@ -93,6 +93,32 @@ def test_mount_8_by_both_types_and_all_options_of_fstab(t):
                                   f"{definition} {t.path}/none volfs noauto 0 0\n")
     with_helper(t, f"mount -a -T {t.path}/fstab && stat -c %a {t.mnt}/data | grep -q 640 && "
                    f"{lab.VOLFS} umount {t.mnt}")
+
+
+def test_a_file_system_on_a_volume_that_fstab_mounts(t):
+    lab.need_loop()
+    lab.need_program("mkfs.ext4", "e2fsck")
+    definition = t.define("volfs: 1\nimages: {d: {path: d.img, size: 64MiB}}\n"
+                          "maps: {data: {table: 0 131072 linear d 0}}\n")
+    volfs("create", definition)
+    (t.path / "fstab").write_text(f"{definition} {t.mnt} volfs noauto,nofail,x-systemd.automount 0 0\n")
+    tree, fs = os.path.dirname(os.path.abspath(lab.__file__)), t.path / "fs"
+    fs.mkdir()
+    with_helper(t, f"""
+        set -e
+        mount -T {t.path}/fstab {t.mnt}
+        loop=$(losetup -f --show {t.mnt}/data)
+        mkfs.ext4 -q $loop && mount $loop {fs}
+        cp -r {tree} {fs}/tree
+        umount {fs} && losetup -d $loop && umount {t.mnt}""")
+    lab.wait_until(lambda: not users_of(t.path / "d.img"), "the daemon's end")
+    with_helper(t, f"""
+        set -e
+        mount -T {t.path}/fstab {t.mnt}
+        loop=$(losetup -f --show {t.mnt}/data)
+        e2fsck -fn $loop && mount $loop {fs}
+        diff -r {tree} {fs}/tree
+        umount {fs} && losetup -d $loop && umount {t.mnt}""")
 
 
 def users_of(path):
@@ -119,6 +145,7 @@ def test_the_helpers_exit_statuses_are_mount_8s(t):
     for status, arguments, expected in [
             (1, [definition], "Usage: mount.volfs"),
             (1, [definition, t.mnt, "-o", "nonsense"], "unknown mount option 'nonsense'"),
+            (1, [definition, t.mnt, "-o", "remount,ro"], "'remount': a mount is not changed"),
             (1, [t.path / "none.yaml", t.mnt], "none.yaml: No such file or directory"),
             (32, [definition, t.path / "none"], "none: mount point: No such file or directory")]:
         message = stderr_of(helper, *arguments, status=status)
