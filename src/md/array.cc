@@ -270,6 +270,7 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
     if (!c.format->numbers_by_slot()) member->sb.device_uuid = random_uuid();
   }
   member->written_events = 0;
+  member->arrival = ++c.arrivals;
   if (c.bitmap) {
     // The others' bits, before the superblock says that it has a bitmap.
     const auto image = c.bitmap->image();

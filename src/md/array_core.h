@@ -25,6 +25,7 @@ struct Array::Member {
   BlockDevice* metadata = nullptr;  // holds the superblock; with md the same
   MemberMetadata sb;                // sb.array is set when it is written
   uint32_t slot = no_slot;
+  uint64_t arrival = 0;  // when it came; md lists who came last first
   bool faulty = false;
   uint64_t written_events = 0;
   uint64_t recovered = 0;    // what is on disk of Slot::recovered
@@ -68,6 +69,7 @@ struct Array::Core final : Host {
   CondVar changed;
   ArrayMetadata array;
   std::vector<std::unique_ptr<Member>> members;
+  uint64_t arrivals = 0;
   uint64_t resync_position = all_in_sync;  // md's recovery_cp, as on disk
   bool devices_changed = false, clean_changed = false, member_lost = false;
   bool can_decrease_events = false;

@@ -26,17 +26,6 @@ std::string_view sync_action_name(SyncAction action) {
 
 namespace {
 
-// md lists members in the reverse order of their coming, and mdadm brings the first one last.
-std::vector<size_t> mdstat_order(const std::vector<MemberStatus>& members) {
-  std::vector<size_t> order;
-  for (size_t i = 0; i < members.size(); ++i) order.push_back(i);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return members[a].slot.value_or(no_slot) < members[b].slot.value_or(no_slot);
-  });
-  if (order.size() > 1) std::reverse(order.begin() + 1, order.end());
-  return order;
-}
-
 std::string geometry_text(const Geometry& g) {
   switch (g.level) {
     case level_linear:
@@ -119,8 +108,11 @@ ArrayStatus Array::status() const {
   s.geometry = c.shared.geometry;
   s.member_size = c.array.member_size;
   s.events = c.array.events;
-  std::vector<MemberStatus> members;
-  for (const auto& m : c.members) {
+  std::vector<const Member*> order;
+  for (const auto& m : c.members) order.push_back(m.get());
+  std::sort(order.begin(), order.end(),
+            [](const Member* a, const Member* b) { return a->arrival > b->arrival; });
+  for (const Member* m : order) {
     MemberStatus member{m->device->name(),  m->sb.dev_number,   std::nullopt,
                         MemberState::spare, m->sb.write_mostly, m->all_read_errors};
     if (m->slot != no_slot) member.slot = m->slot;
@@ -129,9 +121,8 @@ ArrayStatus Array::status() const {
     else if (m->slot != no_slot)
       member.state = !c.redundant || c.shared.slots[m->slot].in_sync() ? MemberState::in_sync
                                                                        : MemberState::recovering;
-    members.push_back(std::move(member));
+    s.members.push_back(std::move(member));
   }
-  for (const size_t i : mdstat_order(members)) s.members.push_back(members[i]);
   return s;
 }
 

@@ -77,6 +77,7 @@ class Assembler {
   void force_stale(std::vector<int>& slots);
   Status check_dirty();
   Status make_personality();
+  void order_arrivals();
   Status read_bad_blocks(Array::Member& member);
   Limits limits() const;
   std::string slots_text(const SlotSet& set) const;
@@ -233,6 +234,17 @@ Status Assembler::place() {
   return {};
 }
 
+// mdadm gives members to the kernel by their slots, spares last, but the first of all at the end.
+void Assembler::order_arrivals() {
+  Array::Core& c = core();
+  std::vector<Array::Member*> order;
+  for (const auto& member : c.members) order.push_back(member.get());
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto* a, const auto* b) { return a->slot < b->slot; });
+  if (order.size() > 1) std::rotate(order.begin(), order.begin() + 1, order.end());
+  for (Array::Member* member : order) member->arrival = ++c.arrivals;
+}
+
 Status Assembler::read_bad_blocks(Array::Member& member) {
   const MemberMetadata& sb = member.sb;
   if (!sb.bad_blocks) return {};
@@ -321,6 +333,7 @@ Result<std::unique_ptr<Array>> Assembler::run() {
   c.redundant = array.geometry.level > 0;
   c.format = std::make_unique<MdSuperblockFormat>(array.version);
   VOLFS_TRY(place());
+  order_arrivals();
   VOLFS_TRY(check_dirty());
   VOLFS_TRY(make_personality());
   if (c.redundant) c.sync = std::make_unique<SyncEngine>(c);
