@@ -145,6 +145,12 @@ Status Assembler::check_supported() const {
     return fail(
         Error::make(ENOTSUP, "the partial parity log is not supported: assemble read-only"));
   for (const Candidate& c : found_)
+    if (c.sb.replacement && c.sb.array.events + 1 >= a.events)
+      return fail(Error::make(
+          ENOTSUP, fmt::format("{} is to replace another member, which was begun and has not "
+                               "ended: not supported for writing: assemble read-only",
+                               c.device->name())));
+  for (const Candidate& c : found_)
     if (c.device->read_only())
       return fail(
           Error::make(EROFS, fmt::format("{} is read-only: assemble read-only", c.device->name())));
@@ -157,6 +163,8 @@ void Assembler::find_roles() {
   const ArrayMetadata& a = fresh_->sb.array;
   for (Candidate& c : found_) {
     c.role = c.sb.dev_number < a.roles.size() ? a.roles[c.sb.dev_number] : role_spare;
+    // A spare that was just given a slot may not say so itself yet, nor that it holds nothing.
+    if (c.role < max_role && c.sb.role() == role_spare) c.role = role_spare;
     c.stale = c.sb.array.events + 1 < a.events;
     if (!c.stale || c.role >= max_role) continue;
     log_warning("{}: {} is left out: its events are {}, others have {}", o_.name, c.device->name(),
