@@ -67,10 +67,8 @@ config::TableScan scan_table(std::string_view table) {
   for (const dm::DeviceUse& use : dm::devices_of(*rows))
     scan.references.push_back({use.name, use.line - 1});
   for (dm::RowProblem& problem : dm::check_targets(*rows))
-    scan.problems.push_back({.row = problem.line - 1,
-                             .column = 0,
-                             .found = std::move(problem.text),
-                             .expected = {}});
+    scan.problems.push_back(
+        {.row = problem.line - 1, .column = 0, .found = std::move(problem.text), .expected = {}});
   return scan;
 }
 

@@ -241,6 +241,29 @@ def test_the_service_manager_is_told(t):
         equal(process.wait(60), 0, "exit status")
 
 
+def test_messages_of_the_daemon_reach_the_system_log(t):
+    lab.need_root()
+    log = pathlib.Path("/dev/log")
+    if log.exists():
+        raise Skip("there is a system log here, which the test does not take over")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(log))
+    t.cleanup.callback(log.unlink)
+    t.cleanup.callback(listener.close)
+    listener.settimeout(60)
+    definition = fresh(t)
+    t.mount(definition)
+    (t.path / "disk0.img").unlink()
+    with open(t.mnt / "data", "r+b", buffering=0) as volume:
+        volume.write(b"x")
+    message = listener.recv(4096)
+    # LOG_DAEMON and LOG_WARNING.
+    holds(message.startswith(b"<28>"), f"log {message}")
+    holds(b"volfs[%d]: " % t.pid() in message and b"disk0.img: the file was removed" in message,
+          f"log {message}")
+    t.umount()
+
+
 def test_nothing_of_the_caller_is_kept(t):
     definition = fresh(t)
     # A pipeline ends only when nobody holds its pipe.
