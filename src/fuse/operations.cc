@@ -71,8 +71,9 @@ void Operations::init(fuse_conn_info& connection) {
   want(FUSE_CAP_PARALLEL_DIROPS, true);
   want(FUSE_CAP_READDIRPLUS, true);
   want(FUSE_CAP_READDIRPLUS_AUTO, true);
-  // open(O_TRUNC) is accepted, as on a block device, without being taken for truncate(2).
-  want(FUSE_CAP_ATOMIC_O_TRUNC, true);
+  // With it the kernel would drop its pages at open(O_TRUNC), dirty ones of others included, and
+  // take the size for 0, whatever is answered. Without it a SETATTR follows, see set_attributes.
+  want(FUSE_CAP_ATOMIC_O_TRUNC, false);
   want(FUSE_CAP_WRITEBACK_CACHE, options_.writeback_cache);
   // All changes of data pass the kernel, and changed times must not drop its pages.
   want(FUSE_CAP_AUTO_INVAL_DATA, false);
@@ -149,16 +150,18 @@ void Operations::reply_attributes(fuse_req_t request, const Item& item) {
 }
 
 void Operations::set_attributes(fuse_req_t request, const Item& item, const struct stat& wanted,
-                                int which) {
+                                int which, bool by_handle) {
   const struct stat now = tree_.attributes(item);
   // Owner and mode come from the definition, the size from the device; asking for what is there
-  // already is no change. Times are accepted and not kept.
+  // already is no change. Times are accepted and not kept. A size of 0 without an open file is
+  // that of open(O_TRUNC), which does nothing on a block device; truncate(2) to 0 looks the same.
+  // The kernel keeps its pages when it is answered the size that it knew.
+  const bool resizes = (which & FUSE_SET_ATTR_SIZE) != 0 && wanted.st_size != now.st_size &&
+                       item.kind != Item::Kind::control && (by_handle || wanted.st_size != 0);
   const bool changes =
       ((which & FUSE_SET_ATTR_MODE) != 0 && (wanted.st_mode & 07777) != (now.st_mode & 07777)) ||
       ((which & FUSE_SET_ATTR_UID) != 0 && wanted.st_uid != now.st_uid) ||
-      ((which & FUSE_SET_ATTR_GID) != 0 && wanted.st_gid != now.st_gid) ||
-      ((which & FUSE_SET_ATTR_SIZE) != 0 && wanted.st_size != now.st_size &&
-       item.kind != Item::Kind::control);
+      ((which & FUSE_SET_ATTR_GID) != 0 && wanted.st_gid != now.st_gid) || resizes;
   if (read_only(item) && (which & FUSE_SET_ATTR_SIZE) != 0)
     fuse_reply_err(request, EROFS);
   else if (changes)
@@ -347,9 +350,9 @@ struct Calls {
   }
 
   static void setattr(fuse_req_t request, fuse_ino_t inode, struct stat* wanted, int which,
-                      fuse_file_info*) {
+                      fuse_file_info* info) {
     if (auto item = item_or_error(request, inode))
-      operations(request).set_attributes(request, *item, *wanted, which);
+      operations(request).set_attributes(request, *item, *wanted, which, info != nullptr);
   }
 
   static void open(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {

@@ -45,7 +45,8 @@ class Operations {
   void open_volume(fuse_req* request, const Item& item, int flags);
   void reply_open(fuse_req* request, std::unique_ptr<File> file, uint32_t open_flags);
   void seek(fuse_req* request, const Item& item, uint64_t offset, int whence);
-  void set_attributes(fuse_req* request, const Item& item, const struct stat& wanted, int which);
+  void set_attributes(fuse_req* request, const Item& item, const struct stat& wanted, int which,
+                      bool by_handle);
   void allocate(fuse_req* request, File& file, int mode, uint64_t offset, uint64_t length);
   void statistics(fuse_req* request);
   bool read_only(const Item& item) const;
