@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -21,6 +22,17 @@ namespace {
 bool exists(const std::string& path) {
   struct stat status{};
   return stat(path.c_str(), &status) == 0 || errno != ENOENT;
+}
+
+// Whether a map or snapshot cannot be looked at yet, since it stands on what is yet to be made.
+bool stands_on(const config::Definition& definition, const config::Item& item,
+               const std::set<std::string>& coming) {
+  if (item.kind != config::DeviceKind::map && item.kind != config::DeviceKind::snapshot)
+    return false;
+  const config::Definition below = needed_for(definition, {name_of(definition, item)});
+  return std::ranges::any_of(below.build_order, [&](const config::Item& each) {
+    return coming.contains(name_of(definition, each));
+  });
 }
 
 }  // namespace
@@ -61,7 +73,8 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     if (item.kind == config::DeviceKind::volume_group && problems.empty())
       plan_volume_group(definition, definition.volume_groups[item.index], options, coming, steps,
                         problems);
-    if (steps.size() > before) coming.insert(name_of(definition, item));
+    if (steps.size() > before || stands_on(definition, item, coming))
+      coming.insert(name_of(definition, item));
   }
   if (!problems.empty()) {
     problems.sort();
