@@ -34,12 +34,17 @@ uint64_t volfs::test::allocations() {
 #else
 
 extern "C" {
-// The C library's own, under its other name.
-void* __libc_malloc(size_t size) noexcept;  // NOLINT
+// The C library's own, under their other names.
+void* __libc_malloc(size_t size) noexcept;                      // NOLINT
+void* __libc_memalign(size_t alignment, size_t size) noexcept;  // NOLINT
 
 void* malloc(size_t size) noexcept {
   count.fetch_add(1, std::memory_order_relaxed);
   return __libc_malloc(size);
+}
+void* aligned_alloc(size_t alignment, size_t size) noexcept {
+  count.fetch_add(1, std::memory_order_relaxed);
+  return __libc_memalign(alignment, size);
 }
 }
 

@@ -6,8 +6,8 @@
 
 namespace volfs::test {
 
-// Calls of malloc, by operator new too, of all threads so far. A program that links this is
-// counted from its start, in sanitizer builds from the first call.
+// Calls of malloc and aligned_alloc, by operator new too, of all threads so far. A program that
+// links this is counted from its start, in sanitizer builds from the first call.
 uint64_t allocations();
 
 }  // namespace volfs::test

@@ -1,56 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <doctest/doctest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "support/allocations.h"
 #include "support/temp_dir.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/thread_queue.h"
 #include "volfs/units.h"
-
-namespace {
-std::atomic<uint64_t> allocations{0};
-
-void* counted(std::size_t size, std::size_t align) {
-  ++allocations;
-  void* memory = align > alignof(std::max_align_t)
-                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
-                     : std::malloc(size);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-}  // namespace
-
-void* operator new(std::size_t size) {
-  return counted(size, 0);
-}
-void* operator new[](std::size_t size) {
-  return counted(size, 0);
-}
-void* operator new(std::size_t size, std::align_val_t align) {
-  return counted(size, static_cast<std::size_t>(align));
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::size_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
 
 using namespace volfs;
 using namespace volfs::test;
@@ -89,9 +46,9 @@ void run_requests(FileImage& a, FileImage& b, Op op, Fua fua, bool start) {
 
 uint64_t allocations_of(FileImage& a, FileImage& b, Op op, Fua fua, bool start) {
   run_requests(a, b, op, fua, start);  // what is made at the first use is not counted
-  const uint64_t before = allocations;
+  const uint64_t before = allocations();
   run_requests(a, b, op, fua, start);
-  return allocations - before;
+  return allocations() - before;
 }
 
 }  // namespace
@@ -109,12 +66,12 @@ TEST_CASE("mapped reads and writes of images allocate nothing") {
       CHECK(allocations_of(**a, **b, Op::write, Fua::yes, start) == 0);
       CHECK(allocations_of(**a, **b, Op::read, Fua::no, start) == 0);
     }
-    const uint64_t before = allocations;
+    const uint64_t before = allocations();
     const Status flushed = (*a)->flush();
-    CHECK(allocations == before);
+    CHECK(allocations() == before);
     CHECK(flushed.has_value());
   }
-  const uint64_t before = allocations;
+  const uint64_t before = allocations();
   delete new std::vector<int>(3);
-  CHECK(allocations - before == 2);
+  CHECK(allocations() - before == 2);
 }
