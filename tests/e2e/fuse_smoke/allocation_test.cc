@@ -18,7 +18,7 @@
 namespace volfs::test {
 namespace {
 
-constexpr uint64_t disk_size = 8 * MiB;
+constexpr uint64_t image_size = 8 * MiB;
 
 // Two images with a linear and a striped map on them.
 struct Maps {
@@ -30,7 +30,7 @@ struct Maps {
   explicit Maps(bool direct) {
     for (int i = 0; i < 2; ++i) {
       const std::string name = "disk" + std::to_string(i);
-      auto image = FileImage::open(name, dir.file(name, disk_size), {.direct = direct});
+      auto image = FileImage::open(name, dir.file(name, image_size), {.direct = direct});
       REQUIRE(image.has_value());
       disks[i] = std::move(*image);
     }
