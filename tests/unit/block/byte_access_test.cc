@@ -299,7 +299,7 @@ void write_piece(ByteAccess& bytes, Pieces::Piece& piece, Random& random) {
 }
 
 TEST_CASE("writers of neighbouring bytes, aligned and not, lose nothing, in any order of events") {
-  simulate(test_iterations(60), [](uint64_t seed) {
+  simulate(test_iterations(20), [](uint64_t seed) {
     INFO("VOLFS_SEED=", seed);
     const SimScheduler sim(seed);
     Random random(seed);
