@@ -104,25 +104,47 @@ bool FileImage::direct() const {
   return file_->direct();
 }
 
+template <class Work>
+Status FileImage::counted(IoClass which, uint64_t bytes, Work work) {
+  const TimePoint begun = counters_.begin();
+  Status status = work();
+  counters_.end(which, begun, bytes, !status);
+  return status;
+}
+
 Status FileImage::do_read(uint64_t offset, IoSpan iov) {
-  return located(file_->read(start_ + offset, iov), "read", offset, total_length(iov));
+  const uint64_t length = total_length(iov);
+  return located(counted(IoClass::read, length, [&] { return file_->read(start_ + offset, iov); }),
+                 "read", offset, length);
 }
 
 bool FileImage::do_read_cached(uint64_t offset, IoSpan iov) {
-  return file_->read_cached(start_ + offset, iov);
+  const TimePoint begun = counters_.begin();
+  const bool done = file_->read_cached(start_ + offset, iov);
+  if (done)
+    counters_.end(IoClass::read, begun, total_length(iov), false);
+  else
+    counters_.drop();
+  return done;
 }
 
 Status FileImage::do_write(uint64_t offset, IoSpan iov, Fua fua) {
-  return located(file_->write(start_ + offset, iov, fua), "write", offset, total_length(iov));
+  const uint64_t length = total_length(iov);
+  return located(
+      counted(IoClass::write, length, [&] { return file_->write(start_ + offset, iov, fua); }),
+      "write", offset, length);
 }
 
 Status FileImage::do_discard(uint64_t offset, uint64_t length) {
-  return located(file_->discard(start_ + offset, length), "discard", offset, length);
+  return located(
+      counted(IoClass::discard, length, [&] { return file_->discard(start_ + offset, length); }),
+      "discard", offset, length);
 }
 
 Status FileImage::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
-  return located(file_->write_zeroes(start_ + offset, length, unmap), "write zeroes", offset,
-                 length);
+  return located(counted(IoClass::discard, length,
+                         [&] { return file_->write_zeroes(start_ + offset, length, unmap); }),
+                 "write zeroes", offset, length);
 }
 
 Result<Allocation> FileImage::do_allocation(uint64_t offset, uint64_t length) {
@@ -130,7 +152,7 @@ Result<Allocation> FileImage::do_allocation(uint64_t offset, uint64_t length) {
 }
 
 Status FileImage::do_flush() {
-  return file_->flush();
+  return counted(IoClass::flush, 0, [this] { return file_->flush(); });
 }
 
 Service FileImage::do_service(Op op) const {

@@ -53,6 +53,7 @@ struct Slot {
   uint64_t moved = 0;
   bool bounced = false;
   unsigned retries = 0;
+  TimePoint begun{};
   int error = 0;  // found before the kernel was asked; told when its turn comes
   AlignedBuffer bounce;
   std::vector<iovec> rest;  // the list, where it is not the operation's own
@@ -193,6 +194,7 @@ bool RingQueue::fill() {
     slot.total = total_length(slot.op->iov);
     slot.moved = 0;
     slot.retries = 0;
+    slot.begun = image_of(*slot.op).counters().begin();
     slot.error = error_before(*slot.op, slot.total);
     prepare(slot);
   }
@@ -260,8 +262,14 @@ bool RingQueue::advance(Slot& slot, int result) {
   return slot.moved >= slot.total;
 }
 
+IoClass class_of(IoOp::Kind kind) {
+  if (kind == IoOp::Kind::flush) return IoClass::flush;
+  return kind == IoOp::Kind::read ? IoClass::read : IoClass::write;
+}
+
 void RingQueue::finish(Slot& slot, int error) {
   IoOp& op = *slot.op;
+  image_of(op).counters().end(class_of(op.kind), slot.begun, slot.total, error != 0);
   slot.op = nullptr;
   free_.push_back(&slot);
   --in_flight_;

@@ -113,11 +113,12 @@ fuse::Options server_options(const MountRequest& request, const engine::Engine& 
 }
 
 void add_info_files(fuse::Server& server, const control::Control& control) {
-  const std::array<std::pair<const char*, std::string (control::Control::*)() const>, 4> files{
+  const std::array<std::pair<const char*, std::string (control::Control::*)() const>, 5> files{
       {{"mdstat", &control::Control::mdstat},
        {"table", &control::Control::table},
        {"status", &control::Control::status},
-       {"status.json", &control::Control::status_json}}};
+       {"status.json", &control::Control::status_json},
+       {"metrics", &control::Control::metrics}}};
   for (const auto& [name, content] : files)
     server.add_info_file(
         {name, [&control, make = content]() -> Result<std::string> { return (control.*make)(); }});
@@ -170,7 +171,12 @@ int serve(const MountRequest& request, const config::Definition& definition, Lau
   const int report = memfd_create("volfs-report", MFD_CLOEXEC);
   control::Control control(**engine, {request.mountpoint, "threads", report});
   add_info_files(**server, control);
-  (*server)->set_control([&control](const std::string& text) { return control.handle(text); });
+  (*server)->set_control(
+      [&control](const std::string& text, const std::function<bool()>& abandoned) {
+        return control.handle(text, abandoned);
+      });
+  (*server)->set_events((*engine)->events());
+  if (auto watched = (*engine)->watch(); !watched) log_warning("{}", watched.error().text());
   Status served;
   {
     const SignalThread signals(**server, **engine);

@@ -22,6 +22,8 @@
 #include "cli.h"
 #include "client.h"
 #include "unmount.h"
+#include "volfs/control/open_users.h"
+#include "volfs/sync.h"
 
 namespace volfs::cli {
 namespace {
@@ -118,6 +120,24 @@ Status remove_dead(const std::string& path) {
   return {};
 }
 
+// Those who follow events have it open, too: they are told that it ends, and given a moment to let
+// go.
+Status unmount_served(const std::string& mountpoint, Detach detach) {
+  (void)request(mountpoint, {{"request", "mount.ending"}});
+  const TimePoint deadline = now() + std::chrono::seconds(1);
+  while (true) {
+    auto done = unmount(mountpoint, detach);
+    if (done || done.error().code() != EBUSY) return done;
+    if (now() < deadline) {
+      sleep_for(std::chrono::milliseconds(20));
+      continue;
+    }
+    const std::string users = to_string(control::open_users(mountpoint, control::Below::yes));
+    if (users.empty()) return done;
+    return fail(Error::make(EBUSY, fmt::format("{}: {}", done.error().text(), users)));
+  }
+}
+
 Status umount_command(const std::string& path, bool lazy, bool force) {
   const auto target = find_target(path);
   if (!target && target.error().code() == ENOTCONN) return remove_dead(path);
@@ -143,7 +163,7 @@ Status umount_command(const std::string& path, bool lazy, bool force) {
                                   "written)"));
     fmt::print(stderr, "volfs: {}\n", flushed.error().text());
   }
-  VOLFS_TRY(unmount(target->mountpoint, lazy ? Detach::yes : Detach::no));
+  VOLFS_TRY(unmount_served(target->mountpoint, lazy ? Detach::yes : Detach::no));
   if (lazy) return {};
   return in(target->mountpoint, wait_for_end(*daemon));
 }

@@ -2,6 +2,7 @@
 // Requests on arrays: what mdadm does to a running one.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -70,11 +71,14 @@ Result<json> idle(const RequestContext& context, const Fields& fields) {
 Result<json> wait(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
-  if (timeout_ms > 86400000) return fail_invalid("'timeout_ms' is more than a day");
   const TimePoint deadline =
       timeout_ms == 0 ? never : now() + std::chrono::milliseconds(timeout_ms);
-  if (!target.array->wait_sync(deadline))
-    return fail(Error::make(ETIMEDOUT, target.array->name() + ": still being synced"));
+  constexpr Nanos slice = std::chrono::milliseconds(200);
+  while (!target.array->wait_sync(std::min(deadline, now() + slice))) {
+    if (context.abandoned()) return fail(Error::make(ECANCELED, "nobody waits any more"));
+    if (now() >= deadline)
+      return fail(Error::make(ETIMEDOUT, target.array->name() + ": still being synced"));
+  }
   return json{{"mismatch_cnt", target.array->status().mismatches / sector_size}};
 }
 
@@ -84,15 +88,15 @@ Result<json> mdstat(const RequestContext& context, const Fields& fields) {
 }
 
 constexpr std::array requests{
-    RequestType{"array.fail", "array,device", on_member<&md::Array::fail>},
-    RequestType{"array.remove", "array,device", on_member<&md::Array::remove>},
-    RequestType{"array.add", "array,device,re_add", add},
-    RequestType{"array.check", "array", start<&md::Array::check>},
-    RequestType{"array.repair", "array", start<&md::Array::repair>},
-    RequestType{"array.idle", "array", idle},
-    RequestType{"array.stop", "array", stop},
-    RequestType{"array.wait", "array,timeout_ms", wait},
-    RequestType{"array.mdstat", "array", mdstat},
+    RequestType{"array.fail", "array:name,device:name", on_member<&md::Array::fail>},
+    RequestType{"array.remove", "array:name,device:name", on_member<&md::Array::remove>},
+    RequestType{"array.add", "array:name,device:name,re_add:flag?", add},
+    RequestType{"array.check", "array:name", start<&md::Array::check>},
+    RequestType{"array.repair", "array:name", start<&md::Array::repair>},
+    RequestType{"array.idle", "array:name", idle},
+    RequestType{"array.stop", "array:name", stop},
+    RequestType{"array.wait", "array:name,timeout_ms:ms?", wait},
+    RequestType{"array.mdstat", "array:name", mdstat},
 };
 
 }  // namespace

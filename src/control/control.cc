@@ -7,6 +7,8 @@
 #include <cstring>
 
 #include "requests.h"
+#include "schema.h"
+#include "volfs/control/open_users.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/md/array.h"
 
@@ -21,11 +23,13 @@ std::string code_name(int code) {
   return name ? name : fmt::format("{}", code);
 }
 
-json error_reply(const Error& error) {
-  return {
-      {"ok", false},
-      {"error",
-       {{"code", code_name(error.code())}, {"errno", error.code()}, {"message", error.text()}}}};
+json error_reply(const Mistake& mistake) {
+  const Error& error = mistake.error;
+  json entry{{"code", code_name(error.code())},
+             {"errno", error.code()},
+             {"message", error.text()},
+             {"place", mistake.place}};
+  return {{"ok", false}, {"error", std::move(entry)}};
 }
 
 std::string written(const json& reply) {
@@ -34,40 +38,54 @@ std::string written(const json& reply) {
 }
 
 const RequestType* find_request(std::string_view name) {
-  for (const auto list :
-       {mount_requests(), map_requests(), array_requests(), lv_requests(), snapshot_requests()})
-    for (const RequestType& type : list)
-      if (type.name == name) return &type;
+  for (const RequestType* type : all_requests())
+    if (type->name == name) return type;
   return nullptr;
 }
 
-bool knows_key(std::string_view keys, std::string_view key) {
-  while (!keys.empty()) {
-    const size_t end = std::min(keys.find(','), keys.size());
-    if (keys.substr(0, end) == key) return true;
-    keys.remove_prefix(std::min(end + 1, keys.size()));
+// Where an error of the engine belongs: a row of the request's table ("table:2"), or the device
+// that the request is about.
+std::string place_of(const Error& error, const std::string& subject) {
+  constexpr std::string_view row = "table:";
+  const std::string_view text = error.text();
+  const size_t at = text.find(row);
+  if (at != std::string_view::npos && (at == 0 || text.substr(0, at).ends_with(": "))) {
+    const size_t end = text.find_first_not_of("0123456789", at + row.size());
+    if (end != std::string_view::npos && end > at + row.size() && text[end] == ':')
+      return std::string(text.substr(at, end - at));
   }
-  return false;
+  return subject;
 }
 
-Result<json> run(const RequestContext& context, std::string_view text) {
-  const json body = json::parse(text, nullptr, false);
-  if (body.is_discarded())
-    return fail_invalid("the request is not JSON; expected an object {\"request\": NAME, ...}");
-  if (!body.is_object())
-    return fail_invalid(
-        fmt::format("the request is a JSON {}; expected an object "
-                    "{{\"request\": NAME, ...}}",
-                    body.type_name()));
-  const Fields fields(body);
-  VOLFS_TRY_ASSIGN(const std::string name, fields.text("request"));
-  const RequestType* type = find_request(name);
-  if (!type) return fail(Error::make(ENOSYS, fmt::format("there is no request '{}'", name)));
-  for (const auto& item : body.items())
-    if (item.key() != "request" && !knows_key(type->keys, item.key()))
-      return fail_invalid(fmt::format("{}: unknown key '{}'; expected {}", name, item.key(),
-                                      type->keys.empty() ? "none" : type->keys));
-  return type->run(context, fields);
+// Adds to the refusal of a volume that is open who has it open.
+Error with_users(const RequestContext& context, Error error, const std::string& subject) {
+  if (error.code() != EBUSY || context.host.mountpoint.empty()) return error;
+  const auto volume = context.engine.catalog().find(subject);
+  if (!volume || volume->open_count() == 0) return error;
+  const std::string users = to_string(open_users(context.host.mountpoint + "/" + volume->path()));
+  if (users.empty()) return error;
+  return Error::make(EBUSY, fmt::format("{}: {}", error.text(), users));
+}
+
+std::expected<json, Mistake> run(const RequestContext& context, std::string_view text) {
+  const auto body = parse_request(text);
+  if (!body) return std::unexpected(body.error());
+  const Fields fields(*body);
+  const auto name = fields.text("request");
+  if (!name) return std::unexpected(Mistake{"request", name.error()});
+  const RequestType* type = find_request(*name);
+  if (!type)
+    return std::unexpected(Mistake{
+        "request", Error::make(ENOSYS, fmt::format("there is no request '{}'; mount.requests "
+                                                   "lists them",
+                                                   *name))});
+  if (auto mistake = check_keys(*name, type->keys, *body)) return std::unexpected(*mistake);
+  auto result = type->run(context, fields);
+  if (result) return std::move(*result);
+  const std::string subject = subject_of(type->keys, *body);
+  Error error = with_users(context, std::move(result.error()), subject);
+  std::string place = place_of(error, subject);
+  return std::unexpected(Mistake{std::move(place), std::move(error)});
 }
 
 template <class Text>
@@ -88,10 +106,19 @@ std::string lines_of_maps(engine::Engine& engine, Text text) {
 
 }  // namespace
 
+std::vector<const RequestType*> all_requests() {
+  std::vector<const RequestType*> all;
+  for (const auto list :
+       {mount_requests(), map_requests(), array_requests(), lv_requests(), snapshot_requests()})
+    for (const RequestType& type : list) all.push_back(&type);
+  return all;
+}
+
 Control::Control(engine::Engine& engine, Host host) : engine_(engine), host_(std::move(host)) {}
 
-std::string Control::handle(std::string_view text) {
-  auto result = run({engine_, host_}, text);
+std::string Control::handle(std::string_view text, const std::function<bool()>& abandoned) {
+  const RequestContext context{engine_, host_, abandoned ? abandoned : [] { return false; }};
+  auto result = run(context, text);
   if (!result) return written(error_reply(result.error()));
   return written({{"ok", true}, {"result", std::move(*result)}});
 }

@@ -166,15 +166,16 @@ Result<json> set_active(const RequestContext& context, const Fields& fields) {
 
 constexpr std::array requests{
     RequestType{"lv.create",
-                "lv,size,extents,type,stripes,stripe_size,mirrors,region_size,origin,chunk_size,"
-                "alloc,pvs,tags,readonly",
+                "lv:name,size:text?,extents:text?,type:text?,stripes:number?,stripe_size:number?,"
+                "mirrors:number?,region_size:number?,origin:text?,chunk_size:number?,alloc:text?,"
+                "pvs:list?,tags:list?,readonly:flag?",
                 create},
-    RequestType{"lv.extend", "lv,size,extents,alloc,pvs", extend},
-    RequestType{"lv.reduce", "lv,size,extents,force", reduce},
-    RequestType{"lv.remove", "lv,snapshots", remove},
-    RequestType{"lv.rename", "lv,to", rename},
-    RequestType{"lv.activate", "lv", set_active<true>},
-    RequestType{"lv.deactivate", "lv", set_active<false>},
+    RequestType{"lv.extend", "lv:name,size:text?,extents:text?,alloc:text?,pvs:list?", extend},
+    RequestType{"lv.reduce", "lv:name,size:text?,extents:text?,force:flag?", reduce},
+    RequestType{"lv.remove", "lv:name,snapshots:flag?", remove},
+    RequestType{"lv.rename", "lv:name,to:name", rename},
+    RequestType{"lv.activate", "lv:name", set_active<true>},
+    RequestType{"lv.deactivate", "lv:name", set_active<false>},
 };
 
 }  // namespace

@@ -37,7 +37,6 @@ Result<json> suspend(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const bool flush, fields.flag_or("flush", true));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
-  if (timeout_ms > 86400000) return fail_invalid("'timeout_ms' is more than a day");
   VOLFS_TRY(context.engine.map_suspend(name, flush, std::chrono::milliseconds(timeout_ms)));
   return json();
 }
@@ -82,16 +81,16 @@ Result<json> print(const RequestContext& context, const Fields& fields) {
 }
 
 constexpr std::array requests{
-    RequestType{"map.create", "map,table,uuid,readonly", create},
-    RequestType{"map.load", "map,table,readonly", load},
-    RequestType{"map.clear", "map", clear},
-    RequestType{"map.suspend", "map,flush,timeout_ms", suspend},
-    RequestType{"map.resume", "map", resume},
-    RequestType{"map.message", "map,sector,message", message},
-    RequestType{"map.remove", "map", remove},
-    RequestType{"map.rename", "map,to", rename},
-    RequestType{"map.table", "map,inactive", print<&dm::MappedDevice::table>},
-    RequestType{"map.status", "map,inactive", print<&dm::MappedDevice::status>},
+    RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?", create},
+    RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
+    RequestType{"map.clear", "map:name", clear},
+    RequestType{"map.suspend", "map:name,flush:flag?,timeout_ms:ms?", suspend},
+    RequestType{"map.resume", "map:name", resume},
+    RequestType{"map.message", "map:name,sector:number?,message:text", message},
+    RequestType{"map.remove", "map:name", remove},
+    RequestType{"map.rename", "map:name,to:name", rename},
+    RequestType{"map.table", "map:name,inactive:flag?", print<&dm::MappedDevice::table>},
+    RequestType{"map.status", "map:name,inactive:flag?", print<&dm::MappedDevice::status>},
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 // The requests there are, in one list.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
@@ -30,20 +31,30 @@ class Fields {
 struct RequestContext {
   engine::Engine& engine;
   const Host& host;
+  // Whether nobody waits for the reply any more: a request that only waits, and changes nothing,
+  // then ends. Looked at every now and then.
+  std::function<bool()> abandoned;
 };
 
 struct RequestType {
   std::string_view name;
-  // The keys it knows besides "request", comma-separated: others are refused.
+  // The keys it knows besides "request", as schema.h writes them: they are checked before it runs.
   std::string_view keys;
   Result<nlohmann::json> (*run)(const RequestContext& context, const Fields& fields);
 };
+
+// All there are, of every list.
+std::vector<const RequestType*> all_requests();
 
 std::span<const RequestType> array_requests();
 std::span<const RequestType> lv_requests();
 std::span<const RequestType> map_requests();
 std::span<const RequestType> mount_requests();
 std::span<const RequestType> snapshot_requests();
+
+// Those of a volume, or of an image; null if it has none.
+const IoCounters* counters_of(const engine::Node& node);
+nlohmann::json to_json(const IoCounters::Snapshot& snapshot);
 
 nlohmann::json status_of(engine::Engine& engine, const Host& host);
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Requests on snapshots, taken and merged while their origins are in use.
+#include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "requests.h"
 #include "volfs/engine/engine.h"
@@ -50,19 +52,26 @@ Result<json> status(const RequestContext& context, const Fields& fields) {
 Result<json> wait(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("snapshot"));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
-  if (timeout_ms > 86400000) return fail_invalid("'timeout_ms' is more than a day");
   const TimePoint deadline =
       timeout_ms == 0 ? never : now() + Nanos(std::chrono::milliseconds(timeout_ms));
-  VOLFS_TRY(context.engine.snapshots().wait(name, deadline));
-  return json();
+  constexpr Nanos slice = std::chrono::milliseconds(200);
+  while (true) {
+    auto done = context.engine.snapshots().wait(name, std::min(deadline, now() + slice));
+    if (done) return json();
+    if (done.error().code() != ETIMEDOUT || now() >= deadline) return fail(std::move(done.error()));
+    if (context.abandoned()) return fail(Error::make(ECANCELED, "nobody waits any more"));
+  }
 }
 
 constexpr std::array requests{
-    RequestType{"snapshot.create", "snapshot,origin,store,size,chunk_size,overflow", create},
-    RequestType{"snapshot.remove", "snapshot", remove},
-    RequestType{"snapshot.merge", "snapshot", merge},
-    RequestType{"snapshot.status", "snapshot", status},
-    RequestType{"snapshot.wait", "snapshot,timeout_ms", wait},
+    RequestType{
+        "snapshot.create",
+        "snapshot:name,origin:name,store:text?,size:number?,chunk_size:number?,overflow:flag?",
+        create},
+    RequestType{"snapshot.remove", "snapshot:name", remove},
+    RequestType{"snapshot.merge", "snapshot:name", merge},
+    RequestType{"snapshot.status", "snapshot:name", status},
+    RequestType{"snapshot.wait", "snapshot:name,timeout_ms:ms?", wait},
 };
 
 }  // namespace

@@ -14,15 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-json counters_of(engine::Volume& volume) {
-  const auto& counters = volume.counters();
-  return {
-      {"reads", counters.reads.load()},           {"writes", counters.writes.load()},
-      {"flushes", counters.flushes.load()},       {"discards", counters.discards.load()},
-      {"bytes_read", counters.bytes_read.load()}, {"bytes_written", counters.bytes_written.load()},
-      {"errors", counters.errors.load()}};
-}
-
 json map_of(const dm::MappedDevice& map) {
   const auto info = map.info();
   return {{"suspended", info.suspended},
@@ -143,8 +134,9 @@ json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health)
   if (const auto volume = node.volume) {
     entry["volume"] = volume->path();
     entry["open"] = volume->open_count();
-    entry["counters"] = counters_of(*volume);
   }
+  if (const IoCounters* counters = counters_of(node))
+    entry["counters"] = to_json(counters->snapshot());
   if (const auto* array = dynamic_cast<const md::Array*>(&device)) {
     entry["array"] = array_of(array->status());
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 
@@ -136,6 +137,8 @@ Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolv
                           const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
   const Turn turn(*this);
+  std::unique_lock<Mutex> resolving;
+  if (options.resolving) resolving = std::unique_lock(*options.resolving);
   VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
                                             std::make_shared<EventSink>(*this), options.origins));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
@@ -143,6 +146,7 @@ Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolv
     const std::lock_guard lock(mutex_);
     std::swap(inactive_, table);
   }
+  if (resolving) resolving.unlock();
   retire(std::move(table));
   return {};
 }

@@ -196,6 +196,7 @@ std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
     problems_.sort();
     return std::unexpected(problems_);
   }
+  engine_->catalog_->publish_to(engine_->events_);
   return std::move(engine_);
 }
 

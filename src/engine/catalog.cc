@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "volfs/engine/events.h"
 #include "volfs/units.h"
 
 namespace volfs::engine {
@@ -94,10 +95,16 @@ Result<SplitPath> split(std::string_view path) {
   if (const size_t slash = path.find('/'); slash != std::string_view::npos) {
     parts = {path.substr(0, slash), path.substr(slash + 1)};
     if (!good_component(parts.directory))
-      return fail_invalid(fmt::format("'{}' is not a name for a volume", path));
+      return fail_invalid(
+          fmt::format("'{}' is not a name for a volume; expected NAME or GROUP/NAME, no "
+                      "dot before either",
+                      path));
   }
   if (!good_component(parts.name) || parts.name.find('/') != std::string_view::npos)
-    return fail_invalid(fmt::format("'{}' is not a name for a volume", path));
+    return fail_invalid(
+        fmt::format("'{}' is not a name for a volume; expected NAME or GROUP/NAME, no "
+                    "dot before either",
+                    path));
   return parts;
 }
 
@@ -152,6 +159,7 @@ Result<std::shared_ptr<Volume>> Catalog::add(std::string_view path, BlockDevice&
     changes.emplace_back(parent, entries_.at(inode).node);
   }
   tell(changes);
+  publish("volume.added", path);
   return volume;
 }
 
@@ -184,6 +192,7 @@ Status Catalog::remove(std::string_view path) {
     drop_if_empty(parent, changes);
   }
   tell(changes);
+  publish("volume.removed", path);
   return {};
 }
 
@@ -213,6 +222,7 @@ Status Catalog::rename(std::string_view from, std::string_view to) {
     drop_if_empty(old_parent, changes);
   }
   tell(changes);
+  publish("volume.renamed", to, from);
   return {};
 }
 
@@ -260,6 +270,18 @@ std::vector<Catalog::Node> Catalog::list(uint64_t directory) const {
   nodes.reserve(entry->second.children.size());
   for (const auto& [name, inode] : entry->second.children) nodes.push_back(entries_.at(inode).node);
   return nodes;
+}
+
+void Catalog::publish_to(EventHub& hub) {
+  hub_.store(&hub);
+}
+
+void Catalog::publish(const char* type, std::string_view path, std::string_view from) {
+  EventHub* const hub = hub_.load();
+  if (!hub) return;
+  Event event{type, std::string(path), {}};
+  if (!from.empty()) event.details.emplace_back("from", std::string(from));
+  hub->publish(event);
 }
 
 void Catalog::set_listener(Listener* listener) {

@@ -12,6 +12,7 @@
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
 #include "volfs/md/array.h"
+#include "watcher.h"
 
 namespace volfs::engine {
 
@@ -61,11 +62,18 @@ Status Engine::sync() {
   return first;
 }
 
+Status Engine::watch() {
+  VOLFS_TRY_ASSIGN(watcher_, Thread::start("watcher", [this] { watch_for_events(*this); }));
+  return {};
+}
+
 Status Engine::close() {
   {
     const std::lock_guard lock(structure_);
     if (std::exchange(closed_, true)) return {};
   }
+  events_.stop();
+  watcher_.join();
   snapshots_->close();
   // From the top: an array on an array still needs the one below.
   Status first;
@@ -99,13 +107,16 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
   return PinnedMap(std::move(pin), *mapped);
 }
 
-Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only) {
+Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
+                          Mutex* resolving) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
   const auto resolve = [this](std::string_view name) -> Result<BlockDevice*> {
     if (Node* node = graph_.find(name)) return &node->shown();
     return fail(Error::make(ENXIO, "there is no such device"));
   };
-  return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
+  return map.load(
+      rows, resolve,
+      {.read_only = read_only || read_only_, .origins = &origins_, .resolving = resolving});
 }
 
 namespace {
@@ -126,7 +137,7 @@ Status Engine::map_create(std::string_view name, std::string_view table, std::st
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
   dm::MappedDevice& mapped = *owned;
-  VOLFS_TRY(in(name, load_table(mapped, table, read_only)));
+  VOLFS_TRY(in(name, load_table(mapped, table, read_only, nullptr)));
   VOLFS_TRY(mapped.resume());
   VOLFS_TRY_ASSIGN(Node* const node, graph_.add(std::string(name), Kind::map, std::move(owned)));
   node->uuid = uuid;
@@ -139,30 +150,35 @@ Status Engine::map_create(std::string_view name, std::string_view table, std::st
   return {};
 }
 
+// Loading and clearing may have to wait for a suspend, and that, like resuming and messages, for
+// I/O: none may hold the structure lock meanwhile.
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
-  const std::lock_guard lock(structure_);
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  return in(name, load_table(*map, table, read_only));
-}
-
-Status Engine::map_clear(std::string_view name) {
-  const std::lock_guard lock(structure_);
-  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  map->clear();
+  VOLFS_TRY(in(name, load_table(*map, table, read_only, &structure_)));
+  events_.publish({"map.loaded", std::string(name), {}});
   return {};
 }
 
-// Suspending, resuming and messages may wait for I/O, and so must not hold the structure lock.
+Status Engine::map_clear(std::string_view name) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  map->clear();
+  events_.publish({"map.cleared", std::string(name), {}});
+  return {};
+}
+
 Status Engine::map_suspend(std::string_view name, bool flush, Nanos timeout) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
   const TimePoint deadline = timeout == Nanos(0) ? never : now() + timeout;
-  return map->suspend({.flush = flush, .deadline = deadline});
+  VOLFS_TRY(map->suspend({.flush = flush, .deadline = deadline}));
+  events_.publish({"map.suspended", std::string(name), {}});
+  return {};
 }
 
 Status Engine::map_resume(std::string_view name) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
   VOLFS_TRY(map->resume());
   if (const auto volume = map.node().volume) catalog_->changed(*volume);
+  events_.publish({"map.resumed", std::string(name), {{"size", map->size()}}});
   return {};
 }
 

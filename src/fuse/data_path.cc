@@ -52,26 +52,19 @@ Ways ways(const Mapping& mapping, Op op) {
   return all;
 }
 
-void count(engine::Volume::Counters& counters, const DataRequest& request, bool failed) {
-  constexpr auto relaxed = std::memory_order_relaxed;
-  switch (request.kind) {
+IoClass class_of(Kind kind) {
+  switch (kind) {
     case Kind::read:
-      counters.reads.fetch_add(1, relaxed);
-      counters.bytes_read.fetch_add(request.length, relaxed);
-      break;
+      return IoClass::read;
     case Kind::write:
-      counters.writes.fetch_add(1, relaxed);
-      counters.bytes_written.fetch_add(request.length, relaxed);
-      break;
+      return IoClass::write;
     case Kind::flush:
-      counters.flushes.fetch_add(1, relaxed);
-      break;
+      return IoClass::flush;
     case Kind::punch_hole:
     case Kind::zero_range:
-      counters.discards.fetch_add(1, relaxed);
       break;
   }
-  if (failed) counters.errors.fetch_add(1, relaxed);
+  return IoClass::discard;
 }
 
 Status carry_out(BlockDevice& bytes, const DataRequest& request) {
@@ -150,6 +143,7 @@ bool DataPath::clip(DataRequest& request) {
 void DataPath::start(DataRequest& request, VolumeFile& file, ServingContext& context) {
   request.file_ = &file;
   if (!clip(request)) return;
+  request.begun_ = file.volume().counters().begin();
   if (request.kind == Kind::write && !file.direct()) {
     // The kernel sends an fsync of its own after a synchronous write through the page cache.
     request.durable = false;
@@ -205,7 +199,8 @@ void DataPath::finish_mapped(DataRequest& request) {
 
 void DataPath::finish(DataRequest& request, const Status& status) {
   VolumeFile& file = *request.file_;
-  count(file.volume().counters(), request, !status.has_value());
+  file.volume().counters().end(class_of(request.kind), request.begun_,
+                               request.kind == Kind::flush ? 0 : request.length, !status);
   if (request.kind != Kind::read && request.kind != Kind::flush) {
     file.volume().touched();
     if (!file.state().dirty.load(std::memory_order_relaxed)) file.state().dirty.store(true);
@@ -277,6 +272,7 @@ void DataPath::work(DataRequest& request) {
 }
 
 void DataPath::park(DataRequest& request) {
+  request.file_ = nullptr;  // no volume's, unlike before maybe
   link(request);
 }
 
@@ -291,17 +287,24 @@ bool DataPath::unpark(DataRequest& request) {
   return false;
 }
 
+bool DataPath::was_cancelled(const DataRequest& request) {
+  const std::lock_guard lock(mutex_);
+  return request.state_ == DataRequest::State::cancelled;
+}
+
 bool DataPath::cancel(uint64_t id) {
   const std::lock_guard lock(mutex_);
   DataRequest* request = waiting_;
   while (request && request->id != id) request = request->next_;
   if (!request) return false;
   // Signals that do not end the program do not end its I/O either, as on a disk.
-  if (!was_killed(request->asker)) return true;
+  if (!request->interruptible && !was_killed(request->asker)) return true;
   using State = DataRequest::State;
   if (request->state_ == State::queued ||
       (request->state_ == State::running && harmless(request->kind))) {
     request->state_ = State::cancelled;
+    // The file is open until the answer.
+    if (request->file_) request->file_->volume().counters().drop();
     request->reply(EINTR, 0);
   }
   return true;

@@ -18,6 +18,8 @@
 #include "volfs/sync.h"
 #include "volfs/worker_pool.h"
 
+struct fuse_pollhandle;
+
 namespace volfs::fuse {
 
 class DataPath;
@@ -39,6 +41,9 @@ class File {
   virtual void handle(DataRequest& request, ServingContext& context) = 0;
   // The last reference of the kernel is gone; ends the object, now or later.
   virtual void release() { delete this; }
+  // poll(2): what it is ready for now, as POLLIN and so on. HANDLE, which may be null, is told with
+  // fuse_lowlevel_notify_poll when that changes; the file owns it.
+  virtual unsigned poll(fuse_pollhandle* handle);
 };
 
 class DataRequest : private IoBatch::Owner {
@@ -53,8 +58,10 @@ class DataRequest : private IoBatch::Owner {
   uint64_t offset = 0;
   uint64_t length = 0;
   std::span<std::byte> memory;
-  uint64_t id = 0;  // by which cancel() finds it; 0: not to be found
-  pid_t asker = 0;  // the thread that waits for it; 0: unknown
+  uint64_t id = 0;             // by which cancel() finds it; 0: not to be found
+  pid_t asker = 0;             // the thread that waits for it; 0: unknown
+  bool nonblocking = false;    // the file was opened so, or was set to it
+  bool interruptible = false;  // any signal ends it while it waits, as on a pipe
 
   // The answer, exactly once and by any thread. ERROR is an errno; COUNT the bytes moved, which
   // for a read are the first of MEMORY.
@@ -77,6 +84,7 @@ class DataRequest : private IoBatch::Owner {
 
   enum class State : uint8_t { idle, queued, running, cancelled };
   VolumeFile* file_ = nullptr;
+  TimePoint begun_{};
   iovec slice_{};
   Mapping mapping_;
   IoBatch batch_;
@@ -137,6 +145,8 @@ class DataPath {
   // request. unpark is false if it was cancelled; it is recycled then.
   void park(DataRequest& request);
   bool unpark(DataRequest& request);
+  // Whether a parked request was cancelled, and only waits for unpark.
+  bool was_cancelled(const DataRequest& request);
   WorkerPool& workers() { return workers_; }
 
  private:

@@ -328,11 +328,12 @@ bool DevTransport::dispatch(Server& self, Request& request, size_t length) {
   request.begin(header.unique);
   request.id = header.unique;
   request.asker = static_cast<pid_t>(header.pid);
-  request.durable = request.whole = false;
+  request.durable = request.whole = request.nonblocking = request.interruptible = false;
   if (fuse_read_in read;
       header.opcode == FUSE_READ && take_arguments(request.wire(), length, read)) {
     request.kind = DataRequest::Kind::read;
     request.offset = read.offset;
+    request.nonblocking = (read.flags & O_NONBLOCK) != 0;
     request.memory = {request.data(), std::min<size_t>(read.size, max_data)};
     file_of(read.fh).handle(request, self.context);
     return true;

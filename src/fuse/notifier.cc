@@ -60,11 +60,17 @@ void Notifier::run() {
   }
 }
 
-void Notifier::settle() {
+uint64_t Notifier::noted() {
+  const std::lock_guard lock(mutex_);
+  return noted_;
+}
+
+void Notifier::settle(uint64_t before) {
   // The kernel may wait for I/O on a suspended map before it drops pages; nobody else should.
   constexpr Nanos patience = std::chrono::seconds(1);
   const std::lock_guard lock(mutex_);
   const uint64_t goal = noted_;
+  if (goal == before) return;
   told_.wait_until(mutex_, now() + patience, [&] { return stopping_ || done_ >= goal; });
 }
 

@@ -24,9 +24,11 @@ class Notifier final : public engine::Catalog::Listener {
   Status start(fuse_session* session);
   // Ends the thread, after what it is just telling.
   void stop();
-  // Waits, for a second at most, until the kernel knows of all changes up to now. Not on a thread
-  // that serves requests.
-  void settle();
+  // Changes there ever were.
+  uint64_t noted();
+  // Waits, for a second at most, until the kernel knows of all changes up to now, if there were any
+  // since BEFORE, a value of noted(). Not on a thread that serves requests.
+  void settle(uint64_t before);
   void name_changed(uint64_t parent, const std::string& name, uint64_t child) override;
   void volume_changed(uint64_t inode) override;
 

@@ -225,10 +225,17 @@ void Operations::open(fuse_req_t request, const Item& item, int flags) {
       break;
     case Item::Kind::control:
       if (control)
-        reply_open(request, std::make_unique<ControlFile>(control, path_),
+        reply_open(request, std::make_unique<ControlFile>(control, path_, ending),
                    FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES);
       else
         fuse_reply_err(request, ENXIO);
+      break;
+    case Item::Kind::events:
+      if (wants_write(flags))
+        fuse_reply_err(request, EACCES);
+      else
+        reply_open(request, std::make_unique<EventFile>(*events, path_),
+                   FOPEN_DIRECT_IO | FOPEN_STREAM);
       break;
     case Item::Kind::info:
       if (wants_write(flags)) {
@@ -360,6 +367,10 @@ struct Calls {
       operations(request).open(request, *item, info->flags);
   }
 
+  static void poll(fuse_req_t request, fuse_ino_t, fuse_file_info* info, fuse_pollhandle* handle) {
+    fuse_reply_poll(request, reinterpret_cast<File*>(info->fh)->poll(handle));
+  }
+
   static void release(fuse_req_t request, fuse_ino_t, fuse_file_info* info) {
     reinterpret_cast<File*>(info->fh)->release();
     fuse_reply_err(request, 0);
@@ -477,6 +488,7 @@ const fuse_lowlevel_ops& Operations::table() {
     ops.create = Calls::create;
     ops.open = Calls::open;
     ops.release = Calls::release;
+    ops.poll = Calls::poll;
     ops.opendir = Calls::opendir;
     ops.readdir = Calls::readdir;
     ops.readdirplus = Calls::readdirplus;

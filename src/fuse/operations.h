@@ -2,6 +2,7 @@
 // The file operations other than those on data, as libfuse calls them.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,7 +29,10 @@ class Operations {
   // The table for libfuse, whose user data must be an Operations.
   static const fuse_lowlevel_ops& table();
 
-  std::function<std::string(std::string)> control;
+  ControlHandler control;
+  engine::EventHub* events = nullptr;
+  // Set when the server ends: what only waits for something then ends, too.
+  std::atomic<bool> ending{false};
   // Sends what libfuse answers or notifies; as writev(2).
   std::function<ssize_t(const iovec*, int)> send;
 

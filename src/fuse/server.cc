@@ -49,7 +49,8 @@ class MountedServer final : public Server {
 
   Status mount(const std::string& mountpoint);
   void add_info_file(InfoFile file) override { tree_.add_info_file(std::move(file)); }
-  void set_control(std::function<std::string(std::string)> handle) override;
+  void set_control(ControlHandler handle) override;
+  void set_events(engine::EventHub& hub) override;
   Status serve(const std::function<void()>& ready) override;
   void stop() override;
 
@@ -162,14 +163,21 @@ void MountedServer::unmount() {
   fuse_session_unmount(session_);
 }
 
-void MountedServer::set_control(std::function<std::string(std::string)> handle) {
+void MountedServer::set_control(ControlHandler handle) {
   // Whoever reads the reply finds what it speaks of: new names, another size.
-  operations_.control = [this, handle = std::move(handle)](std::string request) {
-    std::string reply = handle(std::move(request));
-    notifier_.settle();
+  operations_.control = [this, handle = std::move(handle)](std::string request,
+                                                           const std::function<bool()>& abandoned) {
+    const uint64_t before = notifier_.noted();
+    std::string reply = handle(std::move(request), abandoned);
+    notifier_.settle(before);
     return reply;
   };
   tree_.set_control();
+}
+
+void MountedServer::set_events(engine::EventHub& hub) {
+  operations_.events = &hub;
+  tree_.set_events();
 }
 
 void MountedServer::stop() {
@@ -206,6 +214,8 @@ Status MountedServer::serve(const std::function<void()>& ready) {
   wait_end(transport_->ended_fd());
   notifier_.stop();
   transport_->join();
+  operations_.ending.store(true);
+  if (operations_.events) operations_.events->end();
   workers_.drain();
   operations_.flush_written();
   unmount();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "special_files.h"
 
+#include <fuse_lowlevel.h>
+#include <poll.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -26,6 +29,11 @@ void give(DataRequest& request, std::string_view text, uint64_t offset) {
 
 }  // namespace
 
+unsigned File::poll(fuse_pollhandle* handle) {
+  if (handle) fuse_pollhandle_destroy(handle);
+  return POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM;
+}
+
 void InfoText::handle(DataRequest& request, ServingContext&) {
   if (request.kind == Kind::read)
     give(request, content_, request.offset);
@@ -48,6 +56,7 @@ void ControlFile::release() {
   {
     const std::lock_guard lock(shared_->mutex);
     shared_->submit_partial();
+    shared_->closed.store(true);
   }
   delete this;
 }
@@ -65,7 +74,7 @@ void ControlFile::Shared::write(DataRequest& request) {
       error = EFBIG;
       // Whoever wrote on past the short write finds the reason where the reply would be.
       reply =
-          R"({"ok":false,"error":{"code":"EFBIG","errno":27,"message":"the request is too long"}})"
+          R"({"ok":false,"error":{"code":"EFBIG","errno":27,"message":"the request is too long; expected 1048576 bytes at most","place":""}})"
           "\n";
       reply_begun = false;
     } else if (waiting.size() >= most_requests) {
@@ -125,7 +134,8 @@ void ControlFile::Shared::work() {
       text = std::move(waiting.front());
       waiting.pop_front();
     }
-    std::string result = handler(std::move(text));
+    std::string result =
+        handler(std::move(text), [this] { return closed.load() || ending.load(); });
     const std::lock_guard lock(mutex);
     reply = std::move(result);
     reply_begun = false;
@@ -135,6 +145,75 @@ void ControlFile::Shared::work() {
             [](const DataRequest* a, const DataRequest* b) { return a->offset < b->offset; });
   for (DataRequest* request : told)
     if (path.unpark(*request)) answer(*request);
+}
+
+// Events -----------------------------------------------------------------------------------------
+
+void EventFile::handle(DataRequest& request, ServingContext&) {
+  if (request.kind != Kind::read) {
+    request.finish(request.kind == Kind::flush ? 0 : EBADF, 0);
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  if (ready()) return read(request);
+  if (request.nonblocking) return request.finish(EAGAIN, 0);
+  drop_cancelled();
+  request.interruptible = true;
+  path_.park(request);
+  readers_.push_back(&request);
+}
+
+// With the mutex held and something to read: lines, or the end.
+void EventFile::read(DataRequest& request) {
+  const size_t most = request.memory.size();
+  if (rest_.empty()) rest_ = hub_.take(place_, most);
+  const size_t count = std::min(rest_.size(), most);
+  std::memcpy(request.memory.data(), rest_.data(), count);
+  rest_.erase(0, count);
+  request.finish(0, count);
+}
+
+// Those whose reader was interrupted would keep their memory until the next event.
+void EventFile::drop_cancelled() {
+  std::erase_if(readers_, [this](DataRequest* request) {
+    return path_.was_cancelled(*request) && !path_.unpark(*request);
+  });
+}
+
+void EventFile::woken() {
+  const std::lock_guard lock(mutex_);
+  while (!readers_.empty() && ready()) {
+    DataRequest& request = *readers_.front();
+    readers_.pop_front();
+    if (path_.unpark(request)) read(request);
+  }
+  if (!handle_ || !ready()) return;
+  fuse_lowlevel_notify_poll(handle_);
+  set_handle(nullptr);
+}
+
+void EventFile::set_handle(fuse_pollhandle* handle) {
+  if (handle_) fuse_pollhandle_destroy(handle_);
+  handle_ = handle;
+}
+
+unsigned EventFile::poll(fuse_pollhandle* handle) {
+  const std::lock_guard lock(mutex_);
+  if (handle) set_handle(handle);
+  unsigned events = 0;
+  if (ready()) events |= POLLIN | POLLRDNORM;
+  if (rest_.empty() && !hub_.has(place_) && hub_.finished(place_)) events |= POLLHUP;
+  return events;
+}
+
+void EventFile::release() {
+  hub_.leave(*this);
+  {
+    const std::lock_guard lock(mutex_);
+    drop_cancelled();
+    set_handle(nullptr);
+  }
+  delete this;
 }
 
 }  // namespace volfs::fuse

@@ -9,7 +9,9 @@ namespace {
 constexpr std::string_view special_name = ".volfs";
 constexpr std::string_view control_name = "control";
 constexpr uint64_t control_inode = Tree::special + 1;
-constexpr uint64_t first_info_inode = Tree::special + 2;
+constexpr std::string_view events_name = "events";
+constexpr uint64_t events_inode = Tree::special + 2;
+constexpr uint64_t first_info_inode = Tree::special + 3;
 
 timespec to_timespec(Nanos time) {
   const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
@@ -55,6 +57,8 @@ std::optional<Tree::Item> Tree::get(uint64_t inode) const {
   if (inode == special) return Item{.inode = special};
   if (inode == control_inode && has_control_)
     return Item{.kind = Item::Kind::control, .inode = control_inode};
+  if (inode == events_inode && has_events_)
+    return Item{.kind = Item::Kind::events, .inode = events_inode};
   const uint64_t index = inode - first_info_inode;
   if (inode >= first_info_inode && index < info_.size()) return info_item(index);
   return std::nullopt;
@@ -68,6 +72,7 @@ std::optional<Tree::Item> Tree::lookup(uint64_t parent, std::string_view name) c
   }
   if (parent != special) return std::nullopt;
   if (name == control_name) return get(control_inode);
+  if (name == events_name) return get(events_inode);
   for (size_t i = 0; i < info_.size(); ++i)
     if (info_[i].name == name) return info_item(i);
   return std::nullopt;
@@ -77,6 +82,7 @@ std::vector<Tree::Named> Tree::list(uint64_t directory) const {
   std::vector<Named> all;
   if (directory == special) {
     if (has_control_) all.push_back({std::string(control_name), *get(control_inode)});
+    if (has_events_) all.push_back({std::string(events_name), *get(events_inode)});
     for (size_t i = 0; i < info_.size(); ++i) all.push_back({info_[i].name, info_item(i)});
     return all;
   }
@@ -107,6 +113,7 @@ struct stat Tree::attributes(const Item& item) const {
       out.st_blksize = block_size(item.volume->bytes().limits());
       out.st_atim = out.st_mtim = out.st_ctim = to_timespec(item.volume->modified());
       break;
+    case Item::Kind::events:
     case Item::Kind::info:
       // Made when it is opened, as in /proc: the size is not known before.
       out.st_mode = S_IFREG | (common.mode & 0444);

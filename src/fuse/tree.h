@@ -23,7 +23,7 @@ class Tree {
   static constexpr uint64_t special = uint64_t{1} << 40;
 
   struct Item {
-    enum class Kind { directory, volume, info, control };
+    enum class Kind { directory, volume, info, control, events };
     Kind kind = Kind::directory;
     uint64_t inode = 0;
     std::shared_ptr<engine::Volume> volume;  // Kind::volume
@@ -38,6 +38,7 @@ class Tree {
   // Before requests are served.
   void add_info_file(InfoFile file) { info_.push_back(std::move(file)); }
   void set_control() { has_control_ = true; }
+  void set_events() { has_events_ = true; }
 
   std::optional<Item> get(uint64_t inode) const;
   std::optional<Item> lookup(uint64_t parent, std::string_view name) const;
@@ -53,6 +54,7 @@ class Tree {
   engine::Catalog& catalog_;
   std::vector<InfoFile> info_;
   bool has_control_ = false;
+  bool has_events_ = false;
   const timespec started_;
 };
 

@@ -30,6 +30,7 @@
 #include <string>
 
 #include "volfs/block_device.h"
+#include "volfs/io_counters.h"
 
 namespace volfs {
 
@@ -64,6 +65,9 @@ class FileImage final : public BlockDevice {
   uint64_t start() const { return start_; }
   // Whether O_DIRECT is used.
   bool direct() const;
+  // All I/O on it, however it came.
+  IoCounters& counters() { return counters_; }
+  const IoCounters& counters() const { return counters_; }
   // For the rings of backing/.
   ImageFile& file() const { return *file_; }
 
@@ -80,7 +84,10 @@ class FileImage final : public BlockDevice {
   // Direct: queued. Buffered: inline, although a read that is not cached may be queued.
   Service do_service(Op op) const override;
   IoQueue* do_queue() override;
+  template <class Work>
+  Status counted(IoClass which, uint64_t bytes, Work work);
 
+  IoCounters counters_;
   const std::string path_;
   const std::shared_ptr<ImageFile> file_;
   const uint64_t start_;

@@ -41,6 +41,9 @@ class MappedDevice final : public BlockDevice {
     bool read_only = false;
     std::string_view place = "table";   // stands before the line in errors
     OriginRegistry* origins = nullptr;  // for the snapshot targets; outlives the table
+    // Taken after the turn and held while devices are resolved, until the table is in its place:
+    // who waits here for a long suspend must not keep others from it.
+    Mutex* resolving = nullptr;
   };
   struct SuspendOptions {
     bool flush = true;           // false: --noflush

@@ -18,9 +18,12 @@
 #include "volfs/block_device.h"
 #include "volfs/byte_access.h"
 #include "volfs/error.h"
+#include "volfs/io_counters.h"
 #include "volfs/sync.h"
 
 namespace volfs::engine {
+
+class EventHub;
 
 // Owner and permission bits of an exposed file or directory.
 struct Exposure {
@@ -68,12 +71,9 @@ class Volume {
   // Waits until no file of it is open; false when DEADLINE has passed.
   bool wait_unused(TimePoint deadline);
 
-  // Counters for status and metrics; relaxed.
-  struct Counters {
-    std::atomic<uint64_t> reads{0}, writes{0}, flushes{0}, discards{0};
-    std::atomic<uint64_t> bytes_read{0}, bytes_written{0}, errors{0};
-  };
-  Counters& counters() { return counters_; }
+  // Counted by the server, one for each request.
+  IoCounters& counters() { return counters_; }
+  const IoCounters& counters() const { return counters_; }
 
  private:
   friend class Catalog;
@@ -81,7 +81,7 @@ class Volume {
   BlockDevice& device_;
   ByteAccess bytes_;
   const Exposure exposure_;
-  Counters counters_;
+  IoCounters counters_;
   std::atomic<int64_t> modified_;
   std::atomic<uint64_t> changes_{1};
   mutable Mutex mutex_;  // guards all below
@@ -140,6 +140,9 @@ class Catalog {
   std::vector<Node> list(uint64_t directory) const;
   const Exposure& exposure() const { return exposure_; }
 
+  // Where names that come, go or change are published. HUB outlives this.
+  void publish_to(EventHub& hub);
+
   // One listener; null: none. Waits until a call under way has returned.
   void set_listener(Listener* listener);
 
@@ -152,12 +155,14 @@ class Catalog {
   Result<uint64_t> make_parent(std::string_view directory);
   void drop_if_empty(uint64_t directory, std::vector<std::pair<uint64_t, Node>>& gone);
   const Entry* walk(std::string_view path) const;
+  void publish(const char* type, std::string_view path, std::string_view from = {});
   void tell(const std::vector<std::pair<uint64_t, Node>>& changes);
 
   const Exposure exposure_;
   mutable Mutex mutex_;  // guards entries_ and next_inode_
   std::map<uint64_t, Entry> entries_;
   uint64_t next_inode_ = 2;
+  std::atomic<EventHub*> hub_{nullptr};
   Mutex listener_mutex_;  // guards listener_; held while it is called
   Listener* listener_ = nullptr;
 };

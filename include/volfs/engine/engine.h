@@ -16,9 +16,11 @@
 #include "volfs/config/diagnostics.h"
 #include "volfs/dm/snapshot.h"
 #include "volfs/engine/catalog.h"
+#include "volfs/engine/events.h"
 #include "volfs/engine/graph.h"
 #include "volfs/engine/volume_group.h"
 #include "volfs/error.h"
+#include "volfs/sync.h"
 
 namespace volfs::dm {
 class MappedDevice;
@@ -55,6 +57,11 @@ class Engine {
   Catalog& catalog() { return *catalog_; }
   Graph& graph() { return graph_; }
   bool read_only() const { return read_only_; }
+  // What happens is published here: by the operations of this class, by the catalog, and, once
+  // watch() was called and while somebody follows, by looking at arrays and maps five times a
+  // second.
+  EventHub& events() { return events_; }
+  Status watch();
   // The definition's file name, or what the images were.
   const std::string& source() const { return source_; }
 
@@ -105,8 +112,10 @@ class Engine {
   Result<PinnedMap> pin_map(std::string_view name) const;
   void wait_unused(std::string_view name) const;
   Status remove_node(Node& node);
-  Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only);
+  Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
+                    Mutex* resolving);
 
+  EventHub events_;
   std::string source_;
   bool read_only_ = false;
   bool closed_ = false;
@@ -118,6 +127,7 @@ class Engine {
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
   std::unique_ptr<Snapshots> snapshots_;
   std::string directory_;  // what relative paths start at
+  Thread watcher_;         // looks for events; ended by close()
 };
 
 }  // namespace volfs::engine

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "volfs/engine/catalog.h"
+#include "volfs/engine/events.h"
 #include "volfs/error.h"
 
 namespace volfs::fuse {
@@ -31,6 +32,11 @@ struct Options {
   bool debug = false;
 };
 
+// Answers one request of the control file; ABANDONED tells, when asked, whether anybody still waits
+// for the reply.
+using ControlHandler =
+    std::function<std::string(std::string request, const std::function<bool()>& abandoned)>;
+
 class Server {
  public:
   // Whether mount() can succeed, as far as that can be told: the same errors.
@@ -46,7 +52,10 @@ class Server {
   // .volfs/control: each write is one request (JSON text), each read gives the reply to the last
   // one on the same open file. HANDLE may be called by many threads at once and may wait. The
   // file has the owner and mode of the catalog's exposure.
-  virtual void set_control(std::function<std::string(std::string)> handle) = 0;
+  virtual void set_control(ControlHandler handle) = 0;
+
+  // Before serve(). .volfs/events: each open follows HUB, which outlives the server, from then on.
+  virtual void set_events(engine::EventHub& hub) = 0;
 
   // Serves until it is unmounted or stop() is called; READY is called once requests are answered.
   // At return every request has been answered and no thread of the server runs.

@@ -98,7 +98,7 @@ void Mounted::start() {
   if (!server) FAIL(server.error().text());
   server_ = std::move(*server);
   for (auto& each : info) server_->add_info_file(each);
-  server_->set_control([this](std::string text) { return control(std::move(text)); });
+  server_->set_control([this](std::string text, const auto&) { return control(std::move(text)); });
   Mutex mutex;
   CondVar changed;
   bool ready = false;

@@ -49,9 +49,10 @@ class TestRequest final : public DataRequest {
 };
 
 struct Conversation {
-  ControlFile::Handler handler = [this](std::string text) {
+  ControlFile::Handler handler = [this](std::string text, const std::function<bool()>& abandoned) {
     gate.enter();
     gate.exit();
+    while (text == "wait" && !abandoned()) sleep_for(std::chrono::milliseconds(1));
     handled.push_back(text);
     return "re: " + text;
   };
@@ -59,7 +60,8 @@ struct Conversation {
   Gate gate;
   WorkerPool workers;
   DataPath path{workers};
-  ControlFile* file = new ControlFile(handler, path);
+  std::atomic<bool> ending{false};
+  ControlFile* file = new ControlFile(handler, path, ending);
   ServingContext context;
 
   ~Conversation() {
@@ -126,6 +128,17 @@ TEST_CASE(
   CHECK(reader.wait() == 0);
   CHECK(reader.data().starts_with("re: r"));
   CHECK(reader.data() == "re: " + talk.handled.back());
+}
+
+TEST_CASE("a request that only waits ends when its file is closed, or the server") {
+  {
+    Conversation talk;
+    CHECK(talk.write("wait", 0) == 0);
+  }  // release, then drain: it would not come back
+  Conversation talk;
+  CHECK(talk.write("wait", 0) == 0);
+  talk.ending.store(true);
+  CHECK(talk.read(100, 0) == "re: wait");
 }
 
 }  // namespace
