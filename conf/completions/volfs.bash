@@ -6,6 +6,42 @@ _volfs_mounts() {
   findmnt --noheadings --list --output TARGET --types fuse.volfs,volfs 2>/dev/null
 }
 
+# The mount that a path lies in.
+_volfs_mount_of() {
+  local at=$1
+  while [ -n "$at" ] && [ ! -e "$at/.volfs/control" ]; do
+    [[ $at == */* ]] || return 1
+    at=${at%/*}
+  done
+  [ -n "$at" ] && printf '%s\n' "$at"
+}
+
+# The files of all mounts' maps, arrays, or volumes of any kind, one a line.
+_volfs_paths() {
+  local mount name
+  while read -r mount; do
+    case $1 in
+      maps) cut -d: -f1 "$mount/.volfs/table" | sort -u ;;
+      arrays) sed -n 's/^\([^ ]*\) : \(active\|inactive\).*/\1/p' "$mount/.volfs/mdstat" ;;
+      volumes) find "$mount" -mindepth 1 -name .volfs -prune -o -type f -printf '%P\n' ;;
+    esac 2>/dev/null | while read -r name; do [ -e "$mount/$name" ] && printf '%s/%s\n' "$mount" "$name"; done
+  done < <(_volfs_mounts)
+}
+
+# The members of an array, by its path.
+_volfs_members() {
+  local mount
+  mount=$(_volfs_mount_of "$1") || return
+  sed -n "s|^${1#"$mount"/} : ||p" "$mount/.volfs/mdstat" 2>/dev/null | grep -o '[^ ]*\[[0-9]*\]' | sed 's/\[[0-9]*\]$//'
+}
+
+# The devices of the mount that a path lies in: of one kind, or all.
+_volfs_devices() {
+  local mount
+  mount=$(_volfs_mount_of "$1") || return
+  volfs status "$mount" 2>/dev/null | awk -v kind="${2-}" 'NR > 1 && (kind == "" || $2 == kind) {print $1}'
+}
+
 _volfs_options() {
   local words="ro rw allow_other allow_root hidden force writeback_cache direct_io debug
     threads= max_background= uid= gid= mode= noauto nofail"
@@ -22,42 +58,87 @@ _volfs_files() {
   mapfile -t COMPREPLY < <(compgen -f -X "!$pattern" -- "$cur"; compgen -d -- "$cur")
 }
 
+# The words given, and files.
+_volfs_words_or_files() {
+  compopt -o filenames
+  mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"; compgen -f -- "$cur")
+}
+
+# The words of `volfs COMMAND WORD...` after the options are taken away.
+_volfs_plain_words() {
+  local word
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do [[ $word == -* ]] || printf '%s\n' "$word"; done
+}
+
+_volfs_flags() {
+  local words
+  case $1 in
+    mount) words="-o -f --foreground" ;;
+    umount) words="-l --lazy -f --force" ;;
+    create) words="-n --dry-run --force --json" ;;
+    scan) words="--yaml --force --json" ;;
+    array) words="--re-add --timeout --json" ;;
+    snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
+    lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
+      --permission --addtag --alloc --yes --force --json" ;;
+    map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
+    where) words="--image --json" ;;
+    top) words="--delay --count --json" ;;
+    graph) words="--svg --json" ;;
+    apply) words="--dry-run --yes --json" ;;
+    image) words="--readonly --direct --partition --offset --length --json" ;;
+    *) words="--json" ;;
+  esac
+  printf '%s --help\n' "$words"
+}
+
+_volfs_subcommands() {
+  case $1 in
+    map) echo "create load clear suspend resume remove rename message table status" ;;
+    lv) echo "create extend reduce remove rename activate deactivate" ;;
+    array) echo "fail remove add check repair idle wait stop mdstat" ;;
+    snapshot) echo "create remove merge wait status" ;;
+    image) echo "add remove" ;;
+  esac
+}
+
 _volfs() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
+  local -a plain
   COMPREPLY=()
+  mapfile -t plain < <(_volfs_plain_words)
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check scan status tree where map lv array snapshot --help --version"
-  elif [[ $cur == -* ]]; then
-    case $command in
-      mount) words="-o -f --foreground" ;;
-      umount) words="-l --lazy -f --force" ;;
-      create) words="-n --dry-run --force --json" ;;
-      scan) words="--yaml --force --json" ;;
-      array) words="--re-add --timeout --json" ;;
-      snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
-      lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize --permission --addtag --alloc --yes --force --json" ;;
-      map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
-      *) words="--json" ;;
-    esac
-    words+=" --help"
+    words="mount umount create check scan status tree where top graph events apply image map lv array snapshot
+      --help --version"
   elif [ "$previous" = -o ]; then
     _volfs_options
     return
-  elif [ "$command" = map ] && [ "$COMP_CWORD" = 2 ]; then
-    words="create load clear suspend resume remove rename message table status"
-  elif [ "$command" = lv ] && [ "$COMP_CWORD" = 2 ]; then
-    words="create extend reduce remove rename activate deactivate"
-  elif [ "$command" = array ] && [ "$COMP_CWORD" = 2 ]; then
-    words="fail remove add check repair idle wait mdstat"
-  elif [ "$command" = snapshot ] && [ "$COMP_CWORD" = 2 ]; then
-    words="create remove merge wait status"
+  elif [ "$previous" = --image ]; then
+    words=$(_volfs_devices "${plain[1]-}")
+  elif [ "$previous" = --origin ]; then
+    _volfs_words_or_files "$(_volfs_paths volumes)"
+    return
   elif [ "$previous" = --cow ]; then
-    compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return
+    _volfs_words_or_files ""
+    return
+  elif [[ $cur == -* ]]; then
+    words=$(_volfs_flags "$command")
+  elif [ "$COMP_CWORD" = 2 ] && [ -n "$(_volfs_subcommands "$command")" ]; then
+    words=$(_volfs_subcommands "$command")
   else
-    case $command in
-      umount|status|tree) words=$(_volfs_mounts) ;;
-      create|check) _volfs_files "*.@(yaml|yml)"; return ;;
-      *) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    case $command,${#plain[@]} in
+      umount,*|status,*|tree,*|top,*|graph,*|events,*|apply,2|image,2) words=$(_volfs_mounts) ;;
+      create,*|check,*|apply,1) _volfs_files "*.@(yaml|yml)"; return ;;
+      image,3) [ "${plain[1]}" = add ] || words=$(_volfs_devices "${plain[2]}" image) ;;
+      map,2) _volfs_words_or_files "$(_volfs_paths maps)"; return ;;
+      array,2) _volfs_words_or_files "$(_volfs_paths arrays)"; return ;;
+      array,3)
+        case ${plain[1]} in
+          fail|remove) words=$(_volfs_members "${plain[2]}") ;;
+          add) words=$(_volfs_devices "${plain[2]}") ;;
+        esac ;;
+      snapshot,2|lv,2|where,1) _volfs_words_or_files "$(_volfs_paths volumes)"; return ;;
+      *) _volfs_words_or_files ""; return ;;
     esac
   fi
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

@@ -42,6 +42,10 @@ void add_status(CLI::App& app, Session& session);
 void add_array(CLI::App& app, Session& session);
 void add_lv(CLI::App& app, Session& session);
 void add_map(CLI::App& app, Session& session);
+void add_apply(CLI::App& app, Session& session);
+void add_graph(CLI::App& app, Session& session);
+void add_image(CLI::App& app, Session& session);
+void add_top(CLI::App& app, Session& session);
 void add_scan(CLI::App& app, Session& session);
 void add_snapshot(CLI::App& app, Session& session);
 

@@ -62,6 +62,10 @@ int run(int argc, char** argv) {
   add_map(app, session);
   add_scan(app, session);
   add_snapshot(app, session);
+  add_top(app, session);
+  add_graph(app, session);
+  add_image(app, session);
+  add_apply(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

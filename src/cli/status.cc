@@ -9,6 +9,7 @@
 
 #include "cli.h"
 #include "client.h"
+#include "display.h"
 #include "tree.h"
 #include "volfs/units.h"
 
@@ -25,7 +26,7 @@ void print_status(const json& status) {
   for (const json& device : status["devices"])
     fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", device.value("name", ""), width,
                device.value("kind", ""), format_size_rounded(device.value("size", uint64_t{0})),
-               state_of(device));
+               coloured(state_of(device), colour_of_state(state_of(device))));
 }
 
 void print_where(const json& where) {
@@ -36,6 +37,15 @@ void print_where(const json& where) {
       fmt::print(" {} {}", extent.value("device", ""), extent.value("device_offset", uint64_t{0}));
     fmt::print("\n");
   }
+}
+
+void print_where_back(const json& where) {
+  for (const json& extent : where["extents"])
+    fmt::print("{} {} {} {}\n", extent.value("offset", uint64_t{0}),
+               extent.value("length", uint64_t{0}), extent.value("volume", ""),
+               extent.value("volume_offset", uint64_t{0}));
+  for (const json& volume : where["unknown"])
+    fmt::print(stderr, "volfs: {}: not looked at: it is suspended\n", volume.get<std::string>());
 }
 
 // Asks the mount that PATH lies in, and prints the answer.
@@ -70,21 +80,33 @@ void add_status(CLI::App& app, Session& session) {
   tree->callback([path, &session] { ask(session, *path, {{"request", "status"}}, print_tree); });
 
   struct Range {
-    std::string offset, length = "1";
+    std::string offset, length = "1", image;
   };
   auto range = std::make_shared<Range>();
-  auto* where = app.add_subcommand("where", "tell which image bytes back those of a volume");
-  where->add_option("VOLUME", *path, "a volume's file, as /mnt/vg0/root")->required();
+  auto* where = app.add_subcommand(
+      "where", "tell which image bytes back those of a volume, or the other way");
+  where->add_option("VOLUME", *path, "a volume's file, as /mnt/vg0/root; with --image the mount")
+      ->required();
   where->add_option("OFFSET", range->offset, "a size, as 4096, 1MiB or 8s")->required();
   where->add_option("LENGTH", range->length, "a size")->capture_default_str();
+  where->add_option("--image", range->image,
+                    "tell which volumes' bytes lie at an offset of this image or device");
   add_json_option(*where, session);
   set_examples(*where,
                "  volfs where /mnt/scratch 1MiB\n"
-               "  volfs where /mnt/scratch 0 1GiB      (offset length kind device offset)\n");
+               "  volfs where /mnt/scratch 0 1GiB      (offset length kind device offset)\n"
+               "  volfs where /mnt --image disk0 1MiB  (offset length volume offset)\n");
   where->callback([path, range, &session] {
     const auto offset = parse_size(range->offset), length = parse_size(range->length);
     if (!offset) return session.fail(offset.error(), exit_usage);
     if (!length) return session.fail(length.error(), exit_usage);
+    if (!range->image.empty())
+      return ask(session, *path,
+                 {{"request", "where.back"},
+                  {"device", range->image},
+                  {"offset", *offset},
+                  {"length", *length}},
+                 print_where_back);
     ask(session, *path,
         {{"request", "where"}, {"volume", ""}, {"offset", *offset}, {"length", *length}},
         print_where);

@@ -7,9 +7,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "display.h"
 #include "volfs/units.h"
 
 namespace volfs::cli {
@@ -23,13 +25,15 @@ class Tree {
  public:
   explicit Tree(const json& status) {
     for (const json& device : status["devices"]) by_name_[device.value("name", "")] = &device;
-    width_ = 4;
-    for (const auto& [name, device] : by_name_)
+    for (const auto& [name, device] : by_name_) {
+      type_width_ = std::max(type_width_, columns_of(type_of(*device)));
       if ((*device)["devices"].empty()) measure(name, 0);
+    }
   }
 
   void print() {
-    fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", "NAME", width_, "KIND", "SIZE", "STATE");
+    fmt::print("{}  {}  {:>8}  {:>4}  {}\n", padded("NAME", width_), padded("TYPE", type_width_),
+               "SIZE", "OPEN", "STATE");
     for (const auto& [name, device] : by_name_)
       if ((*device)["devices"].empty()) print(name, "", "");
   }
@@ -37,9 +41,15 @@ class Tree {
  private:
   void measure(const std::string& name, size_t indent) {
     if (indent > 400) return;
-    width_ = std::max(width_, indent + name.size());
+    width_ = std::max(width_, indent + columns_of(shown_name(name)));
     if (!measured_.insert(name).second) return;
     for (const std::string& user : children(name)) measure(user, indent + 2);
+  }
+
+  // A volume by the path of its file.
+  std::string shown_name(const std::string& name) const {
+    const auto it = by_name_.find(name);
+    return it == by_name_.end() ? name : it->second->value("volume", name);
   }
 
   std::vector<std::string> children(const std::string& name) const {
@@ -52,11 +62,13 @@ class Tree {
     const auto it = by_name_.find(name);
     if (it == by_name_.end()) return;
     const json& device = *it->second;
-    // The lines are of characters that take three bytes and one column.
-    const size_t columns = (lead.empty() ? 0 : below.empty() ? 2 : columns_of(below)) + name.size();
-    fmt::print("{}{}{:{}}  {:<8}  {:>10}  {}\n", lead, name, "",
-               width_ > columns ? width_ - columns : 0, device.value("kind", ""),
-               format_size_rounded(device.value("size", uint64_t{0})), state_of(device));
+    const std::string state = state_of(device);
+    const std::string open =
+        device.contains("open") ? std::to_string(device.value("open", 0U)) : "";
+    fmt::print("{}  {}  {:>8}  {:>4}  {}\n", padded(lead + shown_name(name), width_),
+               padded(type_of(device), type_width_),
+               short_bytes(static_cast<double>(device.value("size", uint64_t{0}))), open,
+               coloured(state, colour_of_state(state)));
     if (!printed_.insert(name).second) return;
     const auto users = children(name);
     for (size_t i = 0; i < users.size(); ++i) {
@@ -65,24 +77,50 @@ class Tree {
     }
   }
 
-  static size_t columns_of(const std::string& text) {
-    size_t columns = 0;
-    for (const char c : text) columns += (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-    return columns;
-  }
-
   std::map<std::string, const json*> by_name_;
   std::set<std::string> measured_, printed_;
-  size_t width_ = 0;
+  size_t width_ = 4, type_width_ = 4;
 };
 
 }  // namespace
+
+std::string type_of(const json& device) {
+  if (device.contains("array")) return device["array"].value("level", "array");
+  const std::string kind = device.value("kind", "");
+  if (kind == "image" || !device.contains("map")) return kind;
+  // The targets of its table, each once: "lv linear", "map striped,zero".
+  std::string types;
+  std::set<std::string> seen;
+  std::istringstream rows(device["map"].value("table", ""));
+  for (std::string row; std::getline(rows, row);) {
+    std::istringstream words(row);
+    std::string start, length, type;
+    if (words >> start >> length >> type && seen.insert(type).second)
+      types += (types.empty() ? "" : ",") + type;
+  }
+  if (kind == "snapshot" && seen.contains("snapshot")) return kind;
+  if (seen.size() > 2) types = "mixed";
+  return types.empty() ? kind : kind + " " + types;
+}
 
 std::string state_of(const json& device) {
   std::string state = device.value("state", "?");
   if (device.contains("map") && device["map"].value("suspended", false)) state += " suspended";
   if (device.value("read_only", false)) state += " ro";
+  if (const std::string sync = sync_of(device); !sync.empty()) state += " " + sync;
   return state;
+}
+
+std::string sync_of(const json& device) {
+  if (!device.contains("array")) return {};
+  const json& sync = device["array"]["sync"];
+  const std::string action = sync.value("action", "idle");
+  if (action == "idle") return sync.value("pending", false) ? "sync pending" : "";
+  const auto size = sync.value("size", uint64_t{0});
+  const double part = size == 0 ? 0
+                                : 100.0 * static_cast<double>(sync.value("position", uint64_t{0})) /
+                                      static_cast<double>(size);
+  return fmt::format("{} {:.1f}%", action, part);
 }
 
 void print_tree(const json& status) {

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The devices of a mount, as lsblk draws them.
+// The devices of a mount's status as people read them.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 namespace volfs::cli {
 
-// STATUS is what status.json holds. To standard output.
+// STATUS is what the request "status" gives.
 void print_tree(const nlohmann::json& status);
-// What a user calls the state: "active", "active suspended ro".
+// What it is: "image", "raid5", "lv striped".
+std::string type_of(const nlohmann::json& device);
+// "active", "degraded recover 12.3%", "active suspended ro".
 std::string state_of(const nlohmann::json& device);
+// The sync that runs: "recover 12.3%"; empty if none does.
+std::string sync_of(const nlohmann::json& device);
 
 }  // namespace volfs::cli

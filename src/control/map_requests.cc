@@ -27,6 +27,14 @@ Result<json> load(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> check(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
+  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY_ASSIGN(std::string text, context.engine.map_check(name, table, read_only));
+  return json(std::move(text));
+}
+
 Result<json> clear(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY(context.engine.map_clear(name));
@@ -83,6 +91,7 @@ Result<json> print(const RequestContext& context, const Fields& fields) {
 constexpr std::array requests{
     RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?", create},
     RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
+    RequestType{"map.check", "map:name,table:text,readonly:flag?", check},
     RequestType{"map.clear", "map:name", clear},
     RequestType{"map.suspend", "map:name,flush:flag?,timeout_ms:ms?", suspend},
     RequestType{"map.resume", "map:name", resume},

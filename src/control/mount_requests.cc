@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Requests on the mount as a whole.
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
@@ -57,51 +56,39 @@ Result<json> ending(const RequestContext& context, const Fields&) {
   return json();
 }
 
-const char* kind_name(const Extent& extent, const engine::Node* node) {
-  if (extent.kind == Extent::Kind::zero) return "zero";
-  if (extent.kind == Extent::Kind::error) return "error";
-  if (!node) return "device";
-  return engine::to_string(node->kind).data();
+Result<json> add_image(const RequestContext& context, const Fields& fields) {
+  engine::NewImage image;
+  VOLFS_TRY_ASSIGN(image.name, fields.text("image"));
+  VOLFS_TRY_ASSIGN(image.path, fields.text("path"));
+  VOLFS_TRY_ASSIGN(image.read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY_ASSIGN(image.direct, fields.flag_or("direct", false));
+  VOLFS_TRY_ASSIGN(const uint64_t partition, fields.number_or("partition", 0));
+  if (partition > 65535) return fail_invalid("'partition' is more than 65535");
+  image.partition = static_cast<unsigned>(partition);
+  VOLFS_TRY_ASSIGN(image.offset, fields.number_or("offset", 0));
+  VOLFS_TRY_ASSIGN(image.length, fields.number_or("length", 0));
+  VOLFS_TRY(context.engine.image_add(image));
+  return json();
 }
 
-// Where a byte of a volume is: the extents of [offset, offset+length).
-Result<json> where(const RequestContext& context, const Fields& fields) {
-  VOLFS_TRY_ASSIGN(const std::string path, fields.text("volume"));
-  VOLFS_TRY_ASSIGN(const uint64_t offset, fields.number("offset"));
-  VOLFS_TRY_ASSIGN(const uint64_t length, fields.number_or("length", 1));
-  const auto volume = context.engine.catalog().find(path);
-  if (!volume || !volume->open()) return fail_sys(ENOENT, path);
-  const std::unique_ptr<engine::Volume, void (*)(engine::Volume*)> opened(
-      volume.get(), [](engine::Volume* each) { each->close(); });
-  if (!range_within(offset, length, volume->size()))
-    return fail_invalid(fmt::format("{}: {} bytes at {}: expected an end at {} at most", path,
-                                    length, offset, volume->size()));
-  Mapping mapping;
-  volume->device().map(Op::read, offset, length, Wait::yes, mapping);
-  json extents = json::array();
-  uint64_t at = offset;
-  for (const Extent& extent : mapping.extents()) {
-    const engine::Node* node =
-        extent.device ? context.engine.graph().find(*extent.device) : nullptr;
-    json entry{{"offset", at}, {"length", extent.length}, {"kind", kind_name(extent, node)}};
-    if (extent.device) {
-      entry["device"] = extent.device->name();
-      entry["device_offset"] = extent.offset;
-    }
-    extents.push_back(std::move(entry));
-    at += extent.length;
-  }
-  return json{{"volume", path}, {"extents", std::move(extents)}};
+Result<json> remove_image(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("image"));
+  VOLFS_TRY(context.engine.image_remove(name));
+  return json();
 }
 
 constexpr std::array requests{
+    RequestType{"mount.add_image",
+                "image:name,path:path,readonly:flag?,direct:flag?,partition:number?,offset:number?,"
+                "length:number?",
+                add_image},
     RequestType{"mount.ending", "", ending},
     RequestType{"mount.info", "", info},
+    RequestType{"mount.remove_image", "image:name", remove_image},
     RequestType{"mount.requests", "", list_requests},
     RequestType{"mount.sync", "", sync},
     RequestType{"status", "", status},
     RequestType{"volume.users", "volume:name", users},
-    RequestType{"where", "volume:name,offset:number,length:number?", where},
 };
 
 }  // namespace

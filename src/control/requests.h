@@ -51,6 +51,7 @@ std::span<const RequestType> lv_requests();
 std::span<const RequestType> map_requests();
 std::span<const RequestType> mount_requests();
 std::span<const RequestType> snapshot_requests();
+std::span<const RequestType> where_requests();
 
 // Those of a volume, or of an image; null if it has none.
 const IoCounters* counters_of(const engine::Node& node);

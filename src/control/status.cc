@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "requests.h"
+#include "volfs/backing/image.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/md/array.h"
 
@@ -130,7 +131,12 @@ json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health)
              {"users", engine.graph().users(device)},
              {"state", engine::to_string(health.of(device))}};
   if (!node.problem.empty()) entry["problem"] = node.problem;
+  if (node.internal) entry["internal"] = true;
   if (!node.uuid.empty()) entry["uuid"] = node.uuid;
+  if (const auto* image = dynamic_cast<const FileImage*>(&device)) {
+    entry["path"] = image->path();
+    entry["start"] = image->start();
+  }
   if (const auto volume = node.volume) {
     entry["volume"] = volume->path();
     entry["open"] = volume->open_count();

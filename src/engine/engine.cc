@@ -150,6 +150,19 @@ Status Engine::map_create(std::string_view name, std::string_view table, std::st
   return {};
 }
 
+Result<std::string> Engine::map_check(std::string_view name, std::string_view table,
+                                      bool read_only) {
+  VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
+  for (const dm::TableRow& row : rows)
+    if (row.type.starts_with("snapshot"))
+      return fail(
+          Error::make(EOPNOTSUPP, fmt::format("{}: a table with snapshots cannot be tried", name)));
+  const std::lock_guard lock(structure_);
+  dm::MappedDevice trial{std::string(name)};
+  VOLFS_TRY(in(name, load_table(trial, table, read_only, nullptr)));
+  return trial.table(dm::MappedDevice::Which::inactive);
+}
+
 // Loading and clearing may have to wait for a suspend, and that, like resuming and messages, for
 // I/O: none may hold the structure lock meanwhile.
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {

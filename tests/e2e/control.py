@@ -211,6 +211,50 @@ def test_events_poll_block_and_are_interrupted(t):
     os.close(nonblocking)
 
 
+ARRAY = """
+volfs: 1
+images:
+  disk0: {path: a.img, size: 32MiB}
+  disk1: {path: b.img, size: 32MiB}
+  disk2: {path: c.img, size: 32MiB}
+arrays:
+  md0: {level: raid1, devices: [disk0, disk1], metadata: "1.2", assume_clean: true}
+"""
+
+
+def test_events_and_metrics_of_an_array(t):
+    definition = t.define(ARRAY)
+    volfs("create", definition)
+    t.mount(definition)
+    mount = client.Mount(t.mnt)
+    with mount.events() as events:
+        time.sleep(0.5)  # the watcher has looked once
+        mount.request("array.fail", array="md0", device="disk1")
+        expected = {"member.failed", "array.state"}
+        while expected:
+            event = events.next_within(30)
+            holds(event, f"no event {expected}")
+            expected.discard(event["event"])
+            if event["event"] == "array.state":
+                equal((event["device"], event["before"], event["state"]), ("md0", "active", "degraded"), "state")
+            if event["event"] == "member.failed":
+                equal(event["member"], "disk1", "the failed member")
+        holds('volfs_array_degraded{device="md0",kind="array"} 1' in mount.metrics(), "metrics")
+        mount.request("array.remove", array="md0", device="disk1")
+        mount.request("array.add", array="md0", device="disk2")
+        mount.request("array.wait", array="md0", timeout_ms=120000)
+        seen = {}
+        while not {"member.removed", "member.added", "member.in_sync", "array.state"} <= set(seen):
+            event = events.next_within(30)
+            holds(event, f"only {sorted(seen)}")
+            seen[event["event"]] = event
+        equal(seen["member.removed"]["member"], "disk1", "removed")
+        equal(seen["member.in_sync"]["member"], "disk2", "in sync")
+        equal(seen["array.state"]["state"], "active", "state at the end")
+    holds('volfs_array_degraded{device="md0",kind="array"} 0' in mount.metrics(), "metrics at the end")
+    holds('volfs_array_members{device="md0",kind="array",state="in_sync"} 2' in mount.metrics(), "members")
+
+
 def test_a_slow_reader_is_told_what_it_lost(t):
     mount = fresh(t)
     with mount.events() as slow:

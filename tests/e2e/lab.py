@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import mmap
 import os
 import pathlib
 import random
@@ -134,6 +135,11 @@ def sha256(path):
         while piece := file.read(MiB):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def mmap_of(size):
+    """Memory that O_DIRECT takes."""
+    return mmap.mmap(-1, size)
 
 
 def is_mounted(path):

@@ -43,6 +43,13 @@ struct AssembleOptions {
   std::optional<gid_t> group;
 };
 
+struct NewImage {
+  std::string name, path;  // the path is absolute
+  bool read_only = false, direct = false;
+  unsigned partition = 0;           // 0: all of it
+  uint64_t offset = 0, length = 0;  // a range; length 0: to the end
+};
+
 class Engine {
  public:
   // Opens and builds everything, in the definition's build order. All that is wrong is told at
@@ -80,10 +87,18 @@ class Engine {
   // nothing.
   Status close();
 
+  // Images that join and leave. EEXIST, ENOENT, EBUSY with who uses it, and FileImage::open's
+  // errors. Read-only on a read-only mount.
+  Status image_add(const NewImage& image);
+  Status image_remove(std::string_view name);
+
   // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
   // device that is none. Any thread; those on one map take turns.
   Status map_create(std::string_view name, std::string_view table, std::string_view uuid,
                     bool read_only);
+  // What dmsetup would print of a table, if it were loaded; nothing is changed. Not for tables with
+  // snapshots or origins in them, which only one device may have: EOPNOTSUPP.
+  Result<std::string> map_check(std::string_view name, std::string_view table, bool read_only);
   Status map_load(std::string_view name, std::string_view table, bool read_only);
   Status map_clear(std::string_view name);
   // A timeout of 0 waits without end.

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "apply_plan.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "display.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::string> words_of(const std::string& row) {
+  std::istringstream in(row);
+  std::vector<std::string> words;
+  for (std::string word; in >> word;) words.push_back(word);
+  return words;
+}
+
+// Rows as lists of words, without comments and empty lines.
+std::vector<std::vector<std::string>> rows_of(const std::string& table) {
+  std::vector<std::vector<std::string>> rows;
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) {
+    auto words = words_of(line);
+    if (!words.empty() && !words.front().starts_with('#')) rows.push_back(std::move(words));
+  }
+  return rows;
+}
+
+// Where the last row ends.
+uint64_t size_of(const std::string& table) {
+  uint64_t end = 0;
+  for (const auto& row : rows_of(table))
+    if (row.size() >= 2)
+      end = (std::strtoull(row[0].c_str(), nullptr, 10) +
+             std::strtoull(row[1].c_str(), nullptr, 10)) *
+            512;
+  return end;
+}
+
+bool same_file(const std::string& one, const std::string& other) {
+  struct stat a{}, b{};
+  if (stat(one.c_str(), &a) != 0 || stat(other.c_str(), &b) != 0) return one == other;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+std::string absolute(const std::string& directory, const std::string& path) {
+  return path.starts_with('/') ? path : directory + "/" + path;
+}
+
+class Planner {
+ public:
+  Planner(const config::Definition& definition, const std::string& directory, const json& status,
+          const CheckTable& check)
+      : definition_(definition), directory_(directory), check_(check) {
+    for (const json& device : status["devices"]) {
+      running_[device.value("name", "")] = &device;
+      order_.push_back(device.value("name", ""));
+    }
+    read_only_ = status.value("read_only", false);
+    for (const config::Snapshot& snapshot : definition.snapshots) {
+      origins_.insert(snapshot.origin.value);
+      known_.insert(snapshot.name.value);
+      known_.insert(snapshot.name.value + "-cow");
+    }
+  }
+
+  ApplyPlan run() {
+    for (const config::Item& item : definition_.build_order) {
+      switch (item.kind) {
+        case config::DeviceKind::image:
+          plan(definition_.images[item.index]);
+          break;
+        case config::DeviceKind::array:
+          plan(definition_.arrays[item.index]);
+          break;
+        case config::DeviceKind::volume_group:
+          plan(definition_.volume_groups[item.index]);
+          break;
+        case config::DeviceKind::snapshot:
+          plan(definition_.snapshots[item.index]);
+          break;
+        case config::DeviceKind::map:
+          plan(definition_.maps[item.index]);
+          break;
+      }
+    }
+    // What is on top goes first.
+    for (auto name = order_.rbegin(); name != order_.rend(); ++name) plan_removal(*name);
+    return std::move(plan_);
+  }
+
+ private:
+  // The device that a definition calls NAME: below a snapshot-origin if it has snapshots.
+  const json* find(const std::string& name) {
+    known_.insert(name);
+    if (origins_.contains(name)) {
+      known_.insert(name + "-real");
+      if (const auto real = running_.find(name + "-real"); real != running_.end())
+        return real->second;
+    }
+    const auto it = running_.find(name);
+    return it == running_.end() ? nullptr : it->second;
+  }
+
+  void problem(std::string text) { plan_.problems.push_back(std::move(text)); }
+
+  bool is(const json& device, const char* kind, const std::string& name) {
+    if (device.value("kind", "") == kind) return true;
+    problem(
+        fmt::format("{}: is a {} on the mount and {} in the definition; a device cannot "
+                    "become another kind",
+                    name, device.value("kind", "device"), kind));
+    return false;
+  }
+
+  void plan(const config::Image& image) {
+    const std::string path = absolute(directory_, image.path.value);
+    const json* now = find(image.name.value);
+    if (!now) {
+      json body{{"request", "mount.add_image"}, {"image", image.name.value}, {"path", path}};
+      if (image.readonly.value) body["readonly"] = true;
+      if (image.direct && image.direct->value) body["direct"] = true;
+      if (image.partition) body["partition"] = image.partition->value;
+      if (image.offset.value > 0) body["offset"] = image.offset.value;
+      if (image.length) body["length"] = image.length->value;
+      plan_.steps.push_back(
+          {'+', fmt::format("image {}: {}", image.name.value, path), {std::move(body)}, false, ""});
+      return;
+    }
+    if (!is(*now, "image", image.name.value)) return;
+    if (!same_file(now->value("path", ""), path))
+      problem(fmt::format("image {}: is {} on the mount; remove it or mount anew to make it {}",
+                          image.name.value, now->value("path", ""), path));
+    else if (now->value("read_only", false) != (read_only_ || image.readonly.value))
+      problem(fmt::format("image {}: readonly cannot change on a running mount", image.name.value));
+  }
+
+  bool same_table(const json& now, const config::Map& map, const std::string& name) const {
+    const std::string running = now.contains("map") ? now["map"].value("table", "") : "";
+    if (rows_of(running) == rows_of(map.table())) return true;
+    const std::string canonical = check_(name, map.table());
+    return !canonical.empty() && rows_of(canonical) == rows_of(running);
+  }
+
+  void plan(const config::Map& map) {
+    const std::string& name = map.name.value;
+    const bool read_only = read_only_ || map.readonly.value;
+    const json* now = find(name);
+    const uint64_t size = size_of(map.table());
+    if (!now) {
+      json body{{"request", "map.create"}, {"map", name}, {"table", map.table()}};
+      if (map.uuid) body["uuid"] = map.uuid->value;
+      if (map.readonly.value) body["readonly"] = true;
+      plan_.steps.push_back(
+          {'+',
+           fmt::format("map {}: {}", name, short_bytes(static_cast<double>(size))),
+           {std::move(body)},
+           false,
+           ""});
+      return;
+    }
+    if (!is(*now, "map", name)) return;
+    const std::string device = now->value("name", name);
+    if (same_table(*now, map, device) && now->value("read_only", false) == read_only) return;
+    const auto before = now->value("size", uint64_t{0});
+    ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, ""};
+    if (size != before)
+      step.text += fmt::format(", {} instead of {}", short_bytes(static_cast<double>(size)),
+                               short_bytes(static_cast<double>(before)));
+    if (size < before) {
+      step.text += " (what is behind the new end is out of reach)";
+      step.loses_data = true;
+      step.volume = now->value("volume", "");
+    }
+    step.requests = {{{"request", "map.load"},
+                      {"map", device},
+                      {"table", map.table()},
+                      {"readonly", map.readonly.value}},
+                     {{"request", "map.suspend"}, {"map", device}},
+                     {{"request", "map.resume"}, {"map", device}}};
+    plan_.steps.push_back(std::move(step));
+  }
+
+  void plan(const config::Array& array) {
+    const std::string& name = array.name.value;
+    const json* now = find(name);
+    if (!now)
+      return problem(
+          fmt::format("array {}: arrays cannot be assembled on a running mount; mount "
+                      "anew",
+                      name));
+    if (!is(*now, "array", name)) return;
+    std::set<std::string> wanted, there;
+    for (const auto* list : {&array.devices, &array.spares})
+      for (const config::ArrayDevice& each : *list)
+        if (!each.missing) wanted.insert(each.device.value);
+    for (const json& member : (*now)["array"]["members"]) there.insert(member.value("device", ""));
+    const std::string device = now->value("name", name);
+    for (const std::string& member : wanted)
+      if (!there.contains(member))
+        plan_.steps.push_back(
+            {'+',
+             fmt::format("array {}: member {} (what is on it is overwritten)", name, member),
+             {{{"request", "array.add"}, {"array", device}, {"device", member}}},
+             true,
+             ""});
+    for (const std::string& member : there)
+      if (!wanted.contains(member))
+        plan_.steps.push_back(
+            {'-',
+             fmt::format("array {}: member {}", name, member),
+             {{{"request", "array.fail"}, {"array", device}, {"device", member}},
+              {{"request", "array.remove"}, {"array", device}, {"device", member}}},
+             true,
+             ""});
+    for (const config::ArrayDevice& spare : array.spares) known_.insert(spare.device.value);
+  }
+
+  void plan(const config::VolumeGroup& group) {
+    const std::string prefix = group.name.value + "/";
+    bool any = false;
+    std::set<std::string> wanted;
+    for (const config::LogicalVolume& volume : group.logical_volumes)
+      wanted.insert(prefix + volume.name.value);
+    for (const auto& [name, device] : running_) {
+      const std::string path = device->value("volume", "");
+      if (!path.starts_with(prefix)) continue;
+      any = true;
+      if (group.volumes_listed && !wanted.contains(path))
+        problem(
+            fmt::format("{}: is not in the definition; `volfs lv remove` would destroy it", path));
+      wanted.erase(path);
+    }
+    if (!any && group.logical_volumes.empty()) return;
+    for (const config::LogicalVolume& volume : group.logical_volumes)
+      if (volume.active.value && !volume.hidden.value &&
+          wanted.contains(prefix + volume.name.value))
+        problem(
+            fmt::format("{}{}: is not on the mount; `volfs lv create` or `lv activate` makes "
+                        "it",
+                        prefix, volume.name.value));
+  }
+
+  void plan(const config::Snapshot& snapshot) {
+    const std::string& name = snapshot.name.value;
+    if (running_.contains(name)) return;
+    if (!snapshot.cow_image || !snapshot.persistent.value || snapshot.readonly.value)
+      return problem(
+          fmt::format("snapshot {}: is not on the mount; only a writable one with a "
+                      "file of its own as store can be taken there",
+                      name));
+    json body{{"request", "snapshot.create"},
+              {"snapshot", name},
+              {"origin", snapshot.origin.value},
+              {"store", absolute(directory_, snapshot.cow_image->path.value)},
+              {"chunk_size", snapshot.chunk_size.value}};
+    if (snapshot.cow_image->size) body["size"] = snapshot.cow_image->size->value;
+    if (snapshot.overflow.value) body["overflow"] = true;
+    plan_.steps.push_back({'+',
+                           fmt::format("snapshot {}: of {}", name, snapshot.origin.value),
+                           {std::move(body)},
+                           false,
+                           ""});
+  }
+
+  void plan_removal(const std::string& name) {
+    const json& device = *running_.at(name);
+    const std::string kind = device.value("kind", "");
+    if (known_.contains(name) || device.value("internal", false)) return;
+    if (kind == "map")
+      plan_.steps.push_back({'-',
+                             "map " + name,
+                             {{{"request", "map.remove"}, {"map", name}}},
+                             false,
+                             device.value("volume", "")});
+    else if (kind == "array")
+      plan_.steps.push_back({'-',
+                             "array " + name,
+                             {{{"request", "array.stop"}, {"array", name}}},
+                             false,
+                             device.value("volume", "")});
+    else if (kind == "image")
+      plan_.steps.push_back({'-',
+                             "image " + name,
+                             {{{"request", "mount.remove_image"}, {"image", name}}},
+                             false,
+                             ""});
+    else if (kind == "snapshot")
+      plan_.steps.push_back({'-',
+                             fmt::format("snapshot {} (what it keeps is lost)", name),
+                             {{{"request", "snapshot.remove"}, {"snapshot", name}}},
+                             true,
+                             device.value("volume", "")});
+  }
+
+  const config::Definition& definition_;
+  const std::string& directory_;
+  const CheckTable& check_;
+  std::map<std::string, const json*> running_;
+  std::vector<std::string> order_;  // each after what it stands on
+  std::set<std::string> origins_, known_;
+  bool read_only_ = false;
+  ApplyPlan plan_;
+};
+
+}  // namespace
+
+ApplyPlan plan_apply(const config::Definition& definition, const std::string& directory,
+                     const json& status, const CheckTable& check) {
+  return Planner(definition, directory, status, check).run();
+}
+
+}  // namespace volfs::cli

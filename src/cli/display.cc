@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "display.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+
+namespace volfs::cli {
+namespace {
+
+// Three digits that count, and a unit.
+std::string scaled(double value, double step, const std::array<const char*, 6>& units) {
+  size_t unit = 0;
+  while (value >= step * 0.9995 && unit + 1 < units.size()) {
+    value /= step;
+    ++unit;
+  }
+  if (unit == 0 || value >= 99.95) return fmt::format("{:.0f}{}", value, units[unit]);
+  return fmt::format("{:.{}f}{}", value, value >= 9.995 ? 1 : 2, units[unit]);
+}
+
+}  // namespace
+
+bool wants_colours() {
+  static const bool wanted = [] {
+    const char* const no = std::getenv("NO_COLOR");
+    const char* const terminal = std::getenv("TERM");
+    if (no && *no) return false;
+    return isatty(STDOUT_FILENO) == 1 && terminal && std::string_view(terminal) != "dumb";
+  }();
+  return wanted;
+}
+
+std::string coloured(std::string_view text, Colour colour) {
+  if (colour == Colour::none || !wants_colours()) return std::string(text);
+  const char* code = "0";
+  switch (colour) {
+    case Colour::good:
+      code = "32";
+      break;
+    case Colour::warning:
+      code = "1;35";
+      break;
+    case Colour::bad:
+      code = "1;31";
+      break;
+    case Colour::faint:
+      code = "36";
+      break;
+    case Colour::none:
+      break;
+  }
+  return fmt::format("\033[{}m{}\033[0m", code, text);
+}
+
+Colour colour_of_state(std::string_view state) {
+  if (state.starts_with("failed")) return Colour::bad;
+  if (state.starts_with("active") && state.find("suspended") == std::string_view::npos)
+    return Colour::good;
+  return Colour::warning;
+}
+
+size_t columns_of(std::string_view text) {
+  size_t columns = 0;
+  for (const char c : text) columns += (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  return columns;
+}
+
+std::string padded(std::string_view text, size_t width, bool cut) {
+  const size_t columns = columns_of(text);
+  if (columns <= width) return std::string(text) + std::string(width - columns, ' ');
+  if (!cut || width == 0) return std::string(text);
+  std::string out;
+  size_t taken = 0;
+  for (const char c : text) {
+    if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && ++taken == width) break;
+    out += c;
+  }
+  return out + "~";
+}
+
+std::string short_count(double value) {
+  return scaled(value, 1000, {"", "k", "M", "G", "T", "P"});
+}
+
+std::string short_bytes(double value) {
+  return scaled(value, 1024, {"B", "K", "M", "G", "T", "P"});
+}
+
+std::string short_time(double microseconds) {
+  if (microseconds <= 0) return "-";
+  if (microseconds < 999.5) return fmt::format("{:.0f}us", microseconds);
+  if (microseconds < 999500)
+    return fmt::format("{:.{}f}ms", microseconds / 1000, microseconds < 99950 ? 1 : 0);
+  return fmt::format("{:.{}f}s", microseconds / 1e6, microseconds < 99.95e6 ? 1 : 0);
+}
+
+std::string duration(uint64_t seconds) {
+  if (seconds < 3600) return fmt::format("{}:{:02}", seconds / 60, seconds % 60);
+  return fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+}
+
+unsigned terminal_columns() {
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
+
+}  // namespace volfs::cli

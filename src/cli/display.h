@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the commands that show something share: colours, on a terminal only, and numbers as people
+// read them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace volfs::cli {
+
+// Chosen to be read on light and dark grounds alike.
+enum class Colour { none, good, warning, bad, faint };
+// Whether standard output is a terminal that wants colours: not with NO_COLOR or TERM=dumb.
+bool wants_colours();
+// TEXT in a colour, or as it is.
+std::string coloured(std::string_view text, Colour colour);
+// The colour of a device's state.
+Colour colour_of_state(std::string_view state);
+
+// Characters, not bytes, of UTF-8 text.
+size_t columns_of(std::string_view text);
+// TEXT and blanks up to WIDTH columns; a longer one is cut and ends in "~" if CUT.
+std::string padded(std::string_view text, size_t width, bool cut = false);
+
+// "950", "12.3k", "4.56M": at most 5 columns.
+std::string short_count(double value);
+// "512B", "12.3K", "4.56M": binary, at most 6 columns.
+std::string short_bytes(double value);
+// "850us", "12.3ms", "4.56s"; "-" for none.
+std::string short_time(double microseconds);
+// "0:07", "12:34", "3:02:01".
+std::string duration(uint64_t seconds);
+
+// Columns of the terminal; 80 if it is none or does not say.
+unsigned terminal_columns();
+
+}  // namespace volfs::cli

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Images that join and leave a running mount.
+#include "volfs/backing/image.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <mutex>
+
+#include "volfs/config/names.h"
+#include "volfs/engine/engine.h"
+
+namespace volfs::engine {
+namespace {
+
+bool same_file(const std::string& one, const std::string& other) {
+  struct stat a{}, b{};
+  if (stat(one.c_str(), &a) != 0 || stat(other.c_str(), &b) != 0) return one == other;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+// An image that has bytes of FRESH, too: two devices must not write to the same ones.
+const Node* overlapping(const Graph& graph, const FileImage& fresh) {
+  for (const Node* node : graph.nodes()) {
+    const auto* image = dynamic_cast<const FileImage*>(node->device.get());
+    if (!image || !same_file(image->path(), fresh.path())) continue;
+    if (image->start() < fresh.start() + fresh.size() &&
+        fresh.start() < image->start() + image->size())
+      return node;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Status Engine::image_add(const NewImage& image) {
+  if (const auto expected = config::bad_device_name(image.name))
+    return fail_invalid(
+        fmt::format("'{}' is not a name for an image; expected {}", image.name, *expected));
+  ImageOptions options;
+  options.read_only = read_only_ || image.read_only;
+  options.direct = image.direct;
+  options.partition = image.partition;
+  options.offset = image.offset;
+  if (image.length > 0) options.length = image.length;
+  // Without the structure lock: a file on a network may take its time.
+  VOLFS_TRY_ASSIGN(auto opened, FileImage::open(image.name, image.path, options));
+  const std::lock_guard lock(structure_);
+  if (closed_) return fail(Error::make(ECANCELED, "the mount ends"));
+  if (const Node* other = overlapping(graph_, *opened))
+    return fail(
+        Error::make(EBUSY, fmt::format("{}: is image {} already", image.path, other->name)));
+  const uint64_t size = opened->size();
+  VOLFS_TRY(graph_.add(image.name, Kind::image, std::move(opened)));
+  events_.publish({"image.added", image.name, {{"path", image.path}, {"size", size}}});
+  return {};
+}
+
+Status Engine::image_remove(std::string_view name) {
+  {
+    VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
+    if (pin->kind != Kind::image)
+      return fail(Error::make(
+          ENOTTY, fmt::format("{}: not an image but a {}", name, to_string(pin->kind))));
+    if (const auto users = graph_.users(*pin->device); !users.empty())
+      return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+    VOLFS_TRY(pin->device->flush());
+  }
+  const std::lock_guard lock(structure_);
+  VOLFS_TRY(graph_.remove(name));
+  events_.publish({"image.removed", std::string(name), {}});
+  return {};
+}
+
+}  // namespace volfs::engine

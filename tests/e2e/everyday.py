@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands that show a mount and that bring it to a changed definition."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients/python"))
+
+import lab
+import volfs as client
+from lab import KiB, MiB, equal, holds, run, stderr_of, volfs
+
+DEFINITION = """
+volfs: 1
+images:
+  disk0: {path: disk0.img, size: 8MiB}
+  disk1: {path: disk1.img, size: 8MiB}
+maps:
+  data: {table: "0 8192 linear disk0 0"}
+  wide: {table: "0 8192 striped 2 8 disk0 8192 disk1 0"}
+  top: {table: "0 64 linear data 128"}
+"""
+
+
+def fresh(t, text=DEFINITION):
+    for name in ("disk0.img", "disk1.img"):
+        if not (t.path / name).exists():
+            t.file(name, 8 * MiB)
+    definition = t.define(text)
+    t.mount(definition)
+    return client.Mount(t.mnt), definition
+
+
+def test_tree_is_plain_in_a_pipe(t):
+    fresh(t)
+    text = volfs("tree", t.mnt)
+    holds("\033" not in text, "colours in a pipe")
+    equal([re.split(r"  +", line.strip()) for line in text.splitlines()],
+          [["NAME", "TYPE", "SIZE", "OPEN", "STATE"],
+           ["disk0", "image", "8.00M", "active"],
+           ["├─data", "map linear", "4.00M", "0", "active"],
+           ["│ └─top", "map linear", "32.0K", "0", "active"],
+           ["└─wide", "map striped", "4.00M", "0", "active"],
+           ["disk1", "image", "8.00M", "active"],
+           ["└─wide", "map striped", "4.00M", "0", "active"]], "the tree")
+    holds(all(len(line) <= 80 for line in text.splitlines()), "a line longer than 80 columns")
+
+
+def test_where_goes_both_ways(t):
+    mount, _ = fresh(t)
+    for volume, offset in (("data", 5 * KiB), ("top", 1024), ("wide", 4 * KiB), ("wide", 8 * KiB + 100)):
+        words = volfs("where", t.mnt / volume, offset).split()
+        equal(words[:3], [str(offset), "1", "image"], "where")
+        back = volfs("where", t.mnt, words[4], "--image", words[3]).splitlines()
+        holds(f"{words[4]} 1 {volume} {offset}" in back, f"{volume} {offset} is not found back: {back}")
+    # A range, neighbours joined; what two volumes share is told for both.
+    back = json.loads(volfs("where", t.mnt, 0, 4 * MiB, "--image", "disk0", "--json"))
+    equal(sorted((e["volume"], e["offset"], e["length"], e["volume_offset"]) for e in back["extents"]),
+          [("data", 0, 4 * MiB, 0), ("top", 64 * KiB, 32 * KiB, 0)], "the first half of disk0")
+    back = json.loads(volfs("where", t.mnt, 0, 8 * MiB, "--image", "disk1", "--json"))
+    equal(len(back["extents"]), 512, "extents of a striped volume on one disk")
+    equal(sum(e["length"] for e in back["extents"]), 2 * MiB, "bytes of it")
+    equal(volfs("where", t.mnt, 7 * MiB, "--image", "disk1"), "", "bytes that nobody uses")
+    mount.request("map.suspend", map="data")
+    back = json.loads(volfs("where", t.mnt, 0, "--image", "disk0", "--json"))
+    equal(sorted(back["unknown"]), ["data", "top"], "suspended volumes")
+    mount.request("map.resume", map="data")
+
+
+def test_graph(t):
+    fresh(t)
+    dot = volfs("graph", t.mnt)
+    holds(dot.startswith("digraph volfs {") and dot.rstrip().endswith("}"), "no DOT")
+    for edge in ('"disk0" -> "data"', '"data" -> "top"', '"disk0" -> "wide"', '"disk1" -> "wide"'):
+        equal(dot.count(edge + ";"), 1, edge)
+    graph = json.loads(volfs("graph", t.mnt, "--json"))
+    equal((len(graph["nodes"]), len(graph["edges"])), (5, 4), "nodes and edges")
+    if lab.shutil.which("dot"):
+        holds("<svg" in volfs("graph", t.mnt, "--svg"), "no SVG")
+    else:
+        holds("graphviz" in stderr_of(lab.VOLFS, "graph", t.mnt, "--svg"), "nothing is said of graphviz")
+
+
+def test_top_measures_what_goes_on(t):
+    fresh(t)
+    stop = threading.Event()
+
+    def work():
+        fd = os.open(t.mnt / "data", os.O_RDWR | os.O_DIRECT)
+        memory = lab.mmap_of(64 * KiB)
+        while not stop.is_set():
+            os.pwritev(fd, [memory], 0)
+            os.preadv(fd, [memory], 64 * KiB)
+        os.close(fd)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        lines = volfs("top", t.mnt, "--json", "-d", "0.5", "-n", "3").splitlines()
+        text = volfs("top", t.mnt, "-d", "0.5", "-n", "2")
+    finally:
+        stop.set()
+        worker.join()
+    equal(len(lines), 3, "objects")
+    for line in lines:
+        devices = {device["name"]: device for device in json.loads(line)["devices"]}
+        data, disk = devices["data"], devices["disk0"]
+        holds(data["reads_per_second"] > 0 and data["writes_per_second"] > 0, "no rates")
+        equal(round(data["write_bytes_per_second"] / data["writes_per_second"]), 64 * KiB, "bytes a write")
+        holds(0 < data["write_latency_us"] < 1e6 and data["write_p99_us"] > 0, "no latencies")
+        holds(disk["write_bytes_per_second"] > 0, "the image does nothing")
+        equal(devices["wide"]["reads_per_second"], 0, "reads of an idle volume")
+    holds("\033" not in text and all(len(line) <= 80 for line in text.splitlines()), "not plain")
+    equal(text.count("VOLUME"), 2, "tables")
+
+
+def test_apply_plans_asks_and_does(t):
+    mount, definition = fresh(t)
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "an unchanged definition")
+    t.file("disk2.img", 4 * MiB)
+    # Written another way, with the same meaning.
+    definition.write_text(DEFINITION.replace('"0 8192 linear disk0 0"', '"# the same\\n 0   8192 linear disk0   0"'))
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "another spelling of a table")
+    definition.write_text(DEFINITION.replace("disk1.img, size: 8MiB}", "disk1.img, size: 8MiB}\n"
+                                             "  disk2: {path: disk2.img}")
+                          .replace("striped 2 8 disk0 8192 disk1 0", "linear disk1 0\\n8192 8192 linear disk2 0")
+                          .replace('  top: {table: "0 64 linear data 128"}', '  new: {table: "0 16 zero"}'))
+    expected = [f"+ image disk2: {t.path}/disk2.img", "~ map wide: another table, 8.00M instead of 4.00M",
+                "+ map new: 8.00K", "- map top"]
+    equal(volfs("apply", definition, t.mnt, "--dry-run").splitlines(), expected, "the plan")
+    plan = json.loads(volfs("apply", definition, t.mnt, "--dry-run", "--json"))
+    equal([step["mark"] for step in plan["steps"]], ["+", "~", "+", "-"], "marks")
+    equal(plan["done"], False, "done")
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt)
+    holds("--yes" in message, f"a pipe was not refused: {message}")
+    equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "top", "wide"], "volumes after nothing was done")
+    with open(t.mnt / "top", "rb"):
+        message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+        holds(f"top: in use: " in message and f"(pid {os.getpid()})" in message, f"who uses it: {message}")
+        equal((t.mnt / "wide").stat().st_size, 4 * MiB, "a step was done although another is refused")
+    data = os.open(t.mnt / "data", os.O_RDONLY)  # what stays may be in use
+    volfs("apply", definition, t.mnt, "--yes")
+    os.close(data)
+    equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "new", "wide"], "volumes")
+    equal((t.mnt / "wide").stat().st_size, 8 * MiB, "size")
+    equal(mount.device("disk2")["users"], ["wide"], "users of the new image")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    # Back again; a map that shrinks is a loss that --yes must cover, and the image leaves.
+    definition.write_text(DEFINITION)
+    equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
+          ["~ map wide: another table, 4.00M instead of 8.00M (what is behind the new end is out of reach)",
+           "+ map top: 32.0K", "- map new", "- image disk2"], "the plan back")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied back")
+    holds("disk2" not in [device["name"] for device in t.status()["devices"]], "the image is still there")
+
+
+def test_apply_tells_what_cannot_be_done_and_undoes_a_failed_step(t):
+    mount, definition = fresh(t)
+    definition.write_text(DEFINITION.replace("disk1.img", "other.img"))
+    t.file("other.img", 8 * MiB)
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("image disk1: is " in message and "other.img" in message, f"message: {message}")
+    definition.write_text("volfs: 1\nimages: {disk0: disk0.img}\nmaps: {data: {table: nonsense}}\n")
+    equal(run(lab.VOLFS, "apply", definition, t.mnt, "--yes", status=2), "", "a wrong definition")
+    # The second step fails: the target does not take the table; the first stays done.
+    definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 8 flakey disk0 0 1"}\n')
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("1 of 2 steps are done" in message, f"message: {message}")
+    equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "early", "top", "wide"], "volumes")
+
+
+def test_images_join_and_leave(t):
+    mount, _ = fresh(t)
+    t.file("disk9.img", MiB)
+    with mount.events() as events:
+        volfs("image", "add", t.mnt, "disk9", t.path / "disk9.img")
+        equal(events.next_within(20)["event"], "image.added", "event")
+    equal(mount.device("disk9")["path"], str(t.path / "disk9.img"), "path")
+    for words, expected in [
+            (("add", t.mnt, "disk9", t.path / "other"), "No such file"),
+            (("add", t.mnt, "again", t.path / "disk9.img"), "is image disk9 already"),
+            (("add", t.mnt, "data", t.path / "disk1.img"), "disk1"),
+            (("add", t.mnt, "a/b", t.path / "disk9.img"), "not a name"),
+            (("remove", t.mnt, "disk0"), "disk0: in use by data"),
+            (("remove", t.mnt, "data"), "data: not an image but a map"),
+            (("remove", t.mnt, "nothing"), "nothing: no such device")]:
+        message = stderr_of(lab.VOLFS, "image", *words)
+        holds(expected in message, f"{words}: {message!r} says nothing of {expected!r}")
+    mount.request("map.create", map="nine", table="0 8 linear disk9 0")
+    holds("in use by nine" in stderr_of(lab.VOLFS, "image", "remove", t.mnt, "disk9"), "a used image leaves")
+    (t.mnt / "nine").open("r+b", buffering=0).write(b"nine")
+    mount.request("map.remove", map="nine")
+    volfs("image", "remove", t.mnt, "disk9")
+    equal((t.path / "disk9.img").read_bytes()[:4], b"nine", "what was written")
+
+
+def test_events_command_follows_until_the_end(t):
+    mount, _ = fresh(t)
+    follower = subprocess.Popen([lab.VOLFS, "events", t.mnt], stdout=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    mount.request("map.suspend", map="data")
+    equal(json.loads(follower.stdout.readline())["event"], "map.suspended", "event")
+    mount.request("map.resume", map="data")
+    t.umount()
+    rest = [json.loads(line)["event"] for line in follower.communicate(timeout=20)[0].splitlines()]
+    equal((rest, follower.returncode), (["map.resumed", "mount.ending"], 0), "the rest")
+
+
+def complete(t, *words):
+    """What bash offers for the last of the words; of mounts only this test's."""
+    completions = pathlib.Path(__file__).resolve().parents[2] / "conf/completions/volfs.bash"
+    script = ('source "$1"; shift; compopt() { :; }; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _volfs; '
+              'printf "%s\\n" "${COMPREPLY[@]}"')
+    path = f"{os.path.dirname(os.path.abspath(lab.VOLFS))}:{os.environ['PATH']}"
+    empty = t.path / "empty"  # no files to be offered, too
+    empty.mkdir(exist_ok=True)
+    lines = run("bash", "-c", script, "bash", completions, *words, cwd=empty,
+                env={**os.environ, "PATH": path}).splitlines()
+    return sorted(line for line in lines if line and (line[0] != "/" or line.startswith(str(t.path))))
+
+
+def test_completion_knows_volumes_members_and_images(t):
+    lab.need_program("findmnt", "bash")
+    mount, _ = fresh(t)
+    mnt = str(t.mnt)
+    equal(complete(t, "volfs", "app"), ["apply"], "a command")
+    equal(complete(t, "volfs", "map", "res"), ["resume"], "a command of map")
+    equal(complete(t, "volfs", "top", mnt[:-1]), [mnt], "a mount")
+    equal(complete(t, "volfs", "map", "table", ""), [f"{mnt}/data", f"{mnt}/top", f"{mnt}/wide"], "maps")
+    equal(complete(t, "volfs", "map", "table", f"{mnt}/w"), [f"{mnt}/wide"] * 2, "one map")
+    equal(complete(t, "volfs", "where", mnt, "--image", "disk"), ["disk0", "disk1"], "images")
+    equal(complete(t, "volfs", "image", "remove", mnt, ""), ["disk0", "disk1"], "images to remove")
+    equal(complete(t, "volfs", "apply", "--dr"), ["--dry-run"], "an option")
+
+
+def test_every_command_has_a_page(t):
+    pages = pathlib.Path(__file__).resolve().parents[2] / "man"
+    commands = re.findall(r"(?m)^  ([a-z]+)  +", volfs("--help").split("Subcommands:")[1])
+    holds(len(commands) > 12, f"commands: {commands}")
+    listed = run(sys.executable, pages / "pages.py", pages / "volfs.1.scd", "--list").split()
+    equal(sorted(commands), sorted(listed), "commands and pages")
+    for command in commands:
+        text = run(sys.executable, pages / "pages.py", pages / "volfs.1.scd", command)
+        options = set(re.findall(r"--[a-z][a-z-]+", volfs(command, "--help"))) - {"--help", "--verbose", "--version"}
+        for option in options - {"--json"}:
+            holds(option in text, f"volfs-{command}(1) says nothing of {option}")
+
+
+if __name__ == "__main__":
+    lab.main(globals())
