@@ -16,10 +16,16 @@ _volfs_mount_of() {
   [ -n "$at" ] && printf '%s\n' "$at"
 }
 
-# The files of all mounts' maps, arrays, or volumes of any kind, one a line.
+# The files of maps, arrays, or volumes of any kind, one a line, of the mounts that the word at hand
+# leads to; others are not looked at, as one whose daemon does not answer would hold up the shell.
 _volfs_paths() {
   local mount name
   while read -r mount; do
+    if [ -z "$cur" ]; then
+      printf '%s/\n' "$mount"
+      continue
+    fi
+    [[ $mount == "$cur"* || $cur == "$mount"/* ]] || continue
     case $1 in
       maps) cut -d: -f1 "$mount/.volfs/table" | sort -u ;;
       arrays) sed -n 's/^\([^ ]*\) : \(active\|inactive\).*/\1/p' "$mount/.volfs/mdstat" ;;

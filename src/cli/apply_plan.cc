@@ -228,27 +228,87 @@ class Planner {
 
   void plan(const config::VolumeGroup& group) {
     const std::string prefix = group.name.value + "/";
-    bool any = false;
+    std::map<std::string, const json*> there;
+    for (const auto& [name, device] : running_)
+      if (const std::string path = device->value("volume", ""); path.starts_with(prefix))
+        there[path] = device;
     std::set<std::string> wanted;
-    for (const config::LogicalVolume& volume : group.logical_volumes)
-      wanted.insert(prefix + volume.name.value);
-    for (const auto& [name, device] : running_) {
-      const std::string path = device->value("volume", "");
-      if (!path.starts_with(prefix)) continue;
-      any = true;
-      if (group.volumes_listed && !wanted.contains(path))
-        problem(
-            fmt::format("{}: is not in the definition; `volfs lv remove` would destroy it", path));
-      wanted.erase(path);
+    for (const config::LogicalVolume& volume : group.logical_volumes) {
+      const std::string path = prefix + volume.name.value;
+      wanted.insert(path);
+      const auto now = there.find(path);
+      if (now != there.end())
+        plan_resize(path, *now->second, volume, group.extent_size.value);
+      else if (volume.active.value && !volume.hidden.value)
+        plan_.steps.push_back({'+',
+                               fmt::format("lv {}: {}", path, to_string(volume.type.value)),
+                               {creation(path, volume)},
+                               false,
+                               ""});
     }
-    if (!any && group.logical_volumes.empty()) return;
-    for (const config::LogicalVolume& volume : group.logical_volumes)
-      if (volume.active.value && !volume.hidden.value &&
-          wanted.contains(prefix + volume.name.value))
-        problem(
-            fmt::format("{}{}: is not on the mount; `volfs lv create` or `lv activate` makes "
-                        "it",
-                        prefix, volume.name.value));
+    if (!group.volumes_listed) return;
+    for (const auto& [path, device] : there)
+      if (!wanted.contains(path))
+        plan_.steps.push_back({'-',
+                               fmt::format("lv {} (its data is lost)", path),
+                               {{{"request", "lv.remove"}, {"lv", path}}},
+                               true,
+                               path});
+  }
+
+  static json creation(const std::string& path, const config::LogicalVolume& volume) {
+    using Unit = config::LvSize::Unit;
+    json body{{"request", "lv.create"}, {"lv", path}};
+    const config::LvSize& size = volume.size.value;
+    const std::map<Unit, const char*> shares{{Unit::percent_free, "%FREE"},
+                                             {Unit::percent_vg, "%VG"},
+                                             {Unit::percent_pvs, "%PVS"},
+                                             {Unit::percent_origin, "%ORIGIN"},
+                                             {Unit::extents, ""}};
+    if (const auto share = shares.find(size.unit); share != shares.end())
+      body["extents"] = fmt::format("{}{}", size.value, share->second);
+    else
+      body["size"] = std::to_string(size.value);
+    if (volume.type.value == config::LvType::snapshot) {
+      body["origin"] = volume.origin.value;
+      body["chunk_size"] = volume.chunk_size.value;
+    } else {
+      body["type"] = to_string(volume.type.value);
+      if (volume.stripes.value > 1) {
+        body["stripes"] = volume.stripes.value;
+        body["stripe_size"] = volume.stripe_size.value;
+      }
+      if (volume.mirrors.value > 0) body["mirrors"] = volume.mirrors.value;
+      if (volume.region_size) body["region_size"] = volume.region_size->value;
+    }
+    for (const auto& [key, list] :
+         {std::pair{"pvs", &volume.physical_volumes}, std::pair{"tags", &volume.tags}})
+      for (const config::Text& each : *list) body[key].push_back(each.value);
+    if (volume.permission.value == config::Permission::read_only) body["readonly"] = true;
+    return body;
+  }
+
+  // A size in bytes that differs by an extent at least; shares are for creation only.
+  void plan_resize(const std::string& path, const json& now, const config::LogicalVolume& volume,
+                   uint64_t extent) {
+    const config::LvSize& size = volume.size.value;
+    if (size.unit != config::LvSize::Unit::bytes || volume.type.value == config::LvType::snapshot)
+      return;
+    const auto before = now.value("size", uint64_t{0});
+    const bool grows = before < size.value;
+    const bool shrinks = before >= size.value + extent * std::max(1U, volume.stripes.value);
+    if (!grows && !shrinks) return;
+    ApplyStep step{
+        '~',
+        fmt::format("lv {}: {} instead of {}", path, short_bytes(static_cast<double>(size.value)),
+                    short_bytes(static_cast<double>(before))),
+        {{{"request", grows ? "lv.extend" : "lv.reduce"},
+          {"lv", path},
+          {"size", std::to_string(size.value)}}},
+        shrinks,
+        shrinks ? path : ""};
+    if (shrinks) step.text += " (what is behind the new end is lost)";
+    plan_.steps.push_back(std::move(step));
   }
 
   void plan(const config::Snapshot& snapshot) {

@@ -47,8 +47,8 @@ std::string coloured(std::string_view text, Colour colour) {
     case Colour::bad:
       code = "1;31";
       break;
-    case Colour::faint:
-      code = "36";
+    case Colour::strong:
+      code = "1";
       break;
     case Colour::none:
       break;

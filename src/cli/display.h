@@ -10,7 +10,7 @@
 namespace volfs::cli {
 
 // Chosen to be read on light and dark grounds alike.
-enum class Colour { none, good, warning, bad, faint };
+enum class Colour { none, good, warning, bad, strong };
 // Whether standard output is a terminal that wants colours: not with NO_COLOR or TERM=dumb.
 bool wants_colours();
 // TEXT in a colour, or as it is.

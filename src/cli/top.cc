@@ -92,7 +92,7 @@ void print_line(const std::string& name, const Rates& r, size_t width) {
       short_count(r.reads), short_count(r.writes), short_bytes(r.read_bytes),
       short_bytes(r.write_bytes), short_time(r.read_us), short_time(r.write_us), r.in_flight);
   const bool quiet = r.reads == 0 && r.writes == 0 && r.in_flight == 0;
-  fmt::print("{}{}\n", coloured(line, quiet ? Colour::none : Colour::faint),
+  fmt::print("{}{}\n", coloured(line, quiet ? Colour::none : Colour::strong),
              r.errors > 0 ? coloured(fmt::format(" {} err", r.errors), Colour::bad) : "");
 }
 

@@ -108,7 +108,6 @@ std::string lines_of_maps(engine::Engine& engine, Text text) {
 
 std::vector<const RequestType*> all_requests() {
   std::vector<const RequestType*> all;
-  for (const auto list :
   for (const auto list : {mount_requests(), where_requests(), map_requests(), array_requests(),
                           lv_requests(), snapshot_requests()})
     for (const RequestType& type : list) all.push_back(&type);

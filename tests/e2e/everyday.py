@@ -168,11 +168,48 @@ def test_apply_tells_what_cannot_be_done_and_undoes_a_failed_step(t):
     holds("image disk1: is " in message and "other.img" in message, f"message: {message}")
     definition.write_text("volfs: 1\nimages: {disk0: disk0.img}\nmaps: {data: {table: nonsense}}\n")
     equal(run(lab.VOLFS, "apply", definition, t.mnt, "--yes", status=2), "", "a wrong definition")
-    # The second step fails: the target does not take the table; the first stays done.
-    definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 8 flakey disk0 0 1"}\n')
+    # The second step fails: the table goes beyond the end of its disk; the first stays done.
+    definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 17000 linear disk0 0"}\n')
     message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
     holds("1 of 2 steps are done" in message, f"message: {message}")
     equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "early", "top", "wide"], "volumes")
+
+
+GROUP = """
+volfs: 1
+images:
+  pv0: {path: pv0.img, size: 64MiB}
+volume_groups:
+  vg0:
+    physical_volumes: [pv0]
+    logical_volumes:
+      root: {size: 16MiB}
+      home: {size: 8MiB}
+"""
+
+
+def test_apply_makes_resizes_and_removes_logical_volumes(t):
+    definition = t.define(GROUP)
+    volfs("create", definition)
+    t.mount(definition)
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "an unchanged group")
+    (t.mnt / "vg0/root").open("r+b", buffering=0).write(b"data of root")
+    definition.write_text(GROUP.replace("root: {size: 16MiB}", "root: {size: 24MiB}")
+                          .replace("home: {size: 8MiB}", "var: {size: 4MiB}"))
+    equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
+          ["~ lv vg0/root: 24.0M instead of 16.0M", "+ lv vg0/var: linear", "- lv vg0/home (its data is lost)"],
+          "the plan")
+    holds("--yes" in stderr_of(lab.VOLFS, "apply", definition, t.mnt), "not refused in a pipe")
+    with open(t.mnt / "vg0/home", "rb"):
+        holds("vg0/home: in use" in stderr_of(lab.VOLFS, "apply", definition, t.mnt, "-y"), "a used volume goes")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(sorted(os.listdir(t.mnt / "vg0")), ["root", "var"], "volumes")
+    equal((t.mnt / "vg0/root").stat().st_size, 24 * MiB, "size of root")
+    equal((t.mnt / "vg0/root").read_bytes()[:12], b"data of root", "data of root")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    t.umount()
+    t.mount(definition)
+    equal((t.mnt / "vg0/root").stat().st_size, 24 * MiB, "size of root after a new mount")
 
 
 def test_images_join_and_leave(t):
@@ -212,6 +249,23 @@ def test_events_command_follows_until_the_end(t):
     equal((rest, follower.returncode), (["map.resumed", "mount.ending"], 0), "the rest")
 
 
+def test_an_ordinary_user_needs_only_dev_fuse(t):
+    """As the container example: a namespace of the user's own, no root, no fusermount3."""
+    lab.need_program("unshare")
+    user = t.ordinary_user()
+    if subprocess.run(["unshare", "-Urm", "true"], **user).returncode != 0:
+        raise lab.Skip("no user namespaces here")
+    definition = t.define('volfs: 1\nimages: {disk0: disk0.img}\nmaps: {data: {table: "0 64 linear disk0 0"}}\n')
+    image = t.file("disk0.img", MiB)
+    if user:
+        for path in (definition, image):
+            os.chown(path, user["user"], user["group"])
+    script = ('"$1" mount "$2" "$3" && printf data | dd of="$3/data" conv=notrunc 2>/dev/null && '
+              '"$1" umount "$3"')
+    run("unshare", "-Urm", "sh", "-c", script, "sh", lab.VOLFS, definition, t.mnt, **user)
+    equal(image.read_bytes()[:4], b"data", "what was written")
+
+
 def complete(t, *words):
     """What bash offers for the last of the words; of mounts only this test's."""
     completions = pathlib.Path(__file__).resolve().parents[2] / "conf/completions/volfs.bash"
@@ -232,7 +286,10 @@ def test_completion_knows_volumes_members_and_images(t):
     equal(complete(t, "volfs", "app"), ["apply"], "a command")
     equal(complete(t, "volfs", "map", "res"), ["resume"], "a command of map")
     equal(complete(t, "volfs", "top", mnt[:-1]), [mnt], "a mount")
-    equal(complete(t, "volfs", "map", "table", ""), [f"{mnt}/data", f"{mnt}/top", f"{mnt}/wide"], "maps")
+    equal(complete(t, "volfs", "map", "table", ""), [f"{mnt}/"], "the mounts, that may have maps")
+    equal(complete(t, "volfs", "map", "table", f"{mnt}/"),
+          sorted([f"{mnt}/{name}" for name in (".volfs", "data", "top", "wide")] +
+                 [f"{mnt}/{name}" for name in ("data", "top", "wide")]), "maps, and files")
     equal(complete(t, "volfs", "map", "table", f"{mnt}/w"), [f"{mnt}/wide"] * 2, "one map")
     equal(complete(t, "volfs", "where", mnt, "--image", "disk"), ["disk0", "disk1"], "images")
     equal(complete(t, "volfs", "image", "remove", mnt, ""), ["disk0", "disk1"], "images to remove")
