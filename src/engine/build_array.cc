@@ -53,6 +53,9 @@ void Assembler::build(const config::Array& array) {
     return report(array.level.at,
                   fmt::format("the members of {} say that it is a {}", array.name.value,
                               md::level_name(status.geometry.level)));
+  if (array.uuid && status.uuid.bytes != array.uuid->value)
+    return report(array.uuid->at, fmt::format("the members of {} have the uuid {}",
+                                              array.name.value, md::format_uuid(status.uuid)));
   if (status.geometry.raid_disks != array.devices.size())
     return report(array.name.at,
                   fmt::format("the members of {} say that it has {} devices, not {}",

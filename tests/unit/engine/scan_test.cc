@@ -357,6 +357,18 @@ TEST_CASE("a raid0 of unequal members that records no layout says what to choose
   }
 }
 
+TEST_CASE("a definition with the uuid of another array is refused") {
+  Shelf shelf;
+  Scan found = scan(shelf.create({}, {"a", "b"}));
+  found.definition.arrays[0].uuid->value[0] ^= 1;
+  AssembleOptions options;
+  options.read_only = true;
+  const auto engine = Engine::assemble(found.definition, options);
+  REQUIRE(!engine);
+  CHECK(engine.error().to_string().find("the members of md0 have the uuid 01010101:01010101") !=
+        std::string::npos);
+}
+
 TEST_CASE("a damaged superblock is told with its place, and nothing else is looked for there") {
   Shelf shelf;
   const auto paths = shelf.create({}, {"a", "b"});
