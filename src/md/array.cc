@@ -258,6 +258,7 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
     member->by_bitmap = true;
     for (const auto& m : c.members)
       if (m->sb.dev_number == member->sb.dev_number) slot = no_slot;
+    if (!Core::read_bad_blocks(*member)) slot = no_slot;
   }
   if (slot == no_slot) {
     if (only_old)
@@ -266,6 +267,7 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
           "must have a bitmap that covers the time it was away",
           name(), device.name()));
     member->by_bitmap = false;
+    member->bad.clear();
     VOLFS_TRY_ASSIGN(member->sb, c.new_member(device.size()));
     if (!c.format->numbers_by_slot()) member->sb.device_uuid = random_uuid();
   }

@@ -33,6 +33,8 @@ struct Array::Member {
   uint32_t read_errors = 0;  // corrected, lately
   uint32_t all_read_errors = 0;
   TimePoint last_read_error{};
+  std::vector<BadBlockRange> bad;  // while it has no slot; then Slot::bad
+  bool log_changed = false;        // the bad-block log on disk is not what is known
   bool spare() const { return slot == no_slot && !faulty; }
 };
 
@@ -83,9 +85,14 @@ struct Array::Core final : Host {
 
   // Host
   bool fail_member(uint32_t slot, const Error& why) override;
+  bool write_failed(uint32_t slot, uint64_t offset, uint64_t length, const Error& why) override;
+  bool has_log(uint32_t slot) override;
+  void made_good(uint32_t slot, uint64_t offset, uint64_t length) override;
+  bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) override;
   void corrected_read(uint32_t slot, uint64_t length) override;
   bool sync_needed(uint64_t begin, uint64_t end) override;
 
+  static Status read_bad_blocks(Member& member);
   Status open_bitmap();
   Result<MemberMetadata> new_member(uint64_t device_size) const;
   bool could_be_old(const MemberMetadata& sb) const;
@@ -109,11 +116,18 @@ struct Array::Core final : Host {
   ArrayState state() const;
 
  private:
+  struct LogImage {
+    Member* member;
+    std::vector<std::byte> bytes;
+  };
+  static Status write_log(const LogImage& log);
   void write_superblocks(std::unique_lock<Mutex>& lock);
   void number_members();
   void next_events(bool nospares);
   MemberMetadata described(const Member& member) const;
   bool fail_locked(Member& member);
+  bool log_bad(Member& member, uint64_t offset, uint64_t length);
+  std::vector<BadBlockRange> bad_ranges(const Member& member) const;
   WriteIntent::Failed write_bitmap(uint64_t offset, std::span<const std::byte> bytes);
   bool try_clean(std::unique_lock<Mutex>& lock, TimePoint& next);
 };

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include <utility>
+
 #include "array_core.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
@@ -39,6 +41,7 @@ void Array::Core::attach(Member& member, uint32_t slot, uint64_t recovered) {
   s.device = member.device;
   s.data_offset = member.sb.data_offset;
   s.write_mostly = member.sb.write_mostly;
+  s.bad.assign(std::move(member.bad));
   s.recovered.store(recovered);
   s.faulty.store(false);
 }
@@ -46,7 +49,8 @@ void Array::Core::attach(Member& member, uint32_t slot, uint64_t recovered) {
 void Array::Core::detach(Member& member) {
   Slot& s = shared.slots[member.slot];
   s.device = nullptr;
-  s.bad.clear();
+  member.bad = s.bad.list();
+  s.bad.assign({});
   s.recovered.store(0);
   s.faulty.store(false);
   member.slot = no_slot;
@@ -115,6 +119,82 @@ bool Array::Core::fail_member(uint32_t slot, const Error& why) {
   }
   // Even if another thread failed it: the others must say so on disk before a write counts.
   return commit(lock) && !failed.load();
+}
+
+// ---- bad blocks ------------------------------------------------------------------------------
+
+Status Array::Core::read_bad_blocks(Member& member) {
+  const MemberMetadata& sb = member.sb;
+  member.bad.clear();
+  if (!sb.bad_blocks) return {};
+  std::vector<std::byte> bytes(sb.bad_block_log_size);
+  VOLFS_TRY(member.metadata->read(sb.bad_block_log_position(), bytes));
+  VOLFS_TRY_ASSIGN(auto ranges, in(member.device->name(), decode_bad_blocks(sb, bytes)));
+  for (BadBlockRange range : ranges) {
+    const uint64_t end = range.offset + range.length;
+    if (end <= sb.data_offset) continue;
+    range.offset = std::max(range.offset, sb.data_offset) - sb.data_offset;
+    range.length = end - sb.data_offset - range.offset;
+    member.bad.push_back(range);
+  }
+  return {};
+}
+
+std::vector<BadBlockRange> Array::Core::bad_ranges(const Member& member) const {
+  auto ranges = member.slot == no_slot ? member.bad : shared.slots[member.slot].bad.list();
+  for (BadBlockRange& range : ranges) range.offset += member.sb.data_offset;
+  return ranges;
+}
+
+// The log of units of more than a sector is left as it is, and its member fails instead.
+bool Array::Core::has_log(uint32_t slot) {
+  const std::lock_guard lock(mutex);
+  const Member* member = member_of(slot);
+  return member && !member->faulty && member->sb.bad_block_log_size != 0 &&
+         member->sb.bad_block_shift == 0;
+}
+
+// False if the log has no room for it.
+bool Array::Core::log_bad(Member& member, uint64_t offset, uint64_t length) {
+  if (!shared.slots[member.slot].bad.add(offset, length)) return true;
+  MemberMetadata sb = member.sb;
+  sb.bad_blocks = true;
+  if (!encode_bad_blocks(sb, bad_ranges(member))) return false;
+  log_warning("{}: {}: {} bytes at {} of its data are bad", options.name, member.device->name(),
+              length, offset);
+  member.log_changed = true;
+  note(true);
+  return true;
+}
+
+bool Array::Core::write_failed(uint32_t slot, uint64_t offset, uint64_t length, const Error& why) {
+  if (!has_log(slot)) return fail_member(slot, why);
+  std::unique_lock lock(mutex);
+  if (failed.load()) return false;
+  Member* member = member_of(slot);
+  if (!member || member->faulty) return true;
+  if (log_bad(*member, offset, length)) return commit(lock) && !failed.load();
+  lock.unlock();
+  return fail_member(slot, why);
+}
+
+bool Array::Core::record_bad(uint32_t slot, uint64_t offset, uint64_t length) {
+  if (!has_log(slot)) return false;
+  std::unique_lock lock(mutex);
+  Member* member = member_of(slot);
+  return member && !member->faulty && log_bad(*member, offset, length) && commit(lock);
+}
+
+// The log follows some time after: until then a restart takes for bad what is good, which only
+// costs a reconstruction.
+void Array::Core::made_good(uint32_t slot, uint64_t offset, uint64_t length) {
+  if (!shared.slots[slot].bad.any() || !has_log(slot)) return;
+  const std::lock_guard lock(mutex);
+  Member* member = member_of(slot);
+  if (!member || !shared.slots[slot].bad.remove(offset, length)) return;
+  member->log_changed = true;
+  note(true);
+  changed.notify_all();
 }
 
 void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
@@ -228,12 +308,9 @@ void Array::Core::next_events(bool nospares) {
     --array.events;
     can_decrease_events = false;
   } else {
-    // A member that is one event behind counts as fresh, and Linux before 6.8 does not ask the
-    // others whether it had failed: one that was lost must stay further behind.
-    array.events += member_lost ? 2 : 1;
+    ++array.events;
     can_decrease_events = nospares;
   }
-  member_lost = false;
 }
 
 MemberMetadata Array::Core::described(const Member& member) const {
@@ -241,12 +318,20 @@ MemberMetadata Array::Core::described(const Member& member) const {
   sb.array = array;
   sb.recovery_offset.reset();
   sb.recovery_by_bitmap = false;
+  sb.bad_blocks = !bad_ranges(member).empty();
   if (member.slot != no_slot && !member.faulty && !shared.slots[member.slot].in_sync()) {
     sb.recovery_offset = member.recovered;
     sb.recovery_by_bitmap = member.by_bitmap;
   }
   sb.roles_room = std::max<uint32_t>(sb.roles_room, static_cast<uint32_t>(array.roles.size()));
   return sb;
+}
+
+// The bad-block log of a member where it has changed. What was bad and was written must be on disk
+// before the log says that it is good. Called without the lock.
+Status Array::Core::write_log(const LogImage& log) {
+  VOLFS_TRY(log.member->device->flush());
+  return log.member->metadata->write(log.member->sb.bad_block_log_position(), log.bytes, Fua::yes);
 }
 
 // One round: who cannot take his superblock fails, which the next round tells the others.
@@ -260,6 +345,7 @@ void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
     array.utime = {static_cast<uint64_t>(wall_clock() / std::chrono::seconds(1)), 0};
     array.resync_offset = clean.load() ? resync_position : 0;
     std::vector<std::pair<Member*, SuperblockFormat::Image>> images;
+    std::vector<LogImage> logs;
     for (const auto& member : members) {
       if (member->faulty) continue;
       const bool idle_spare = nospares && member->slot == no_slot;
@@ -272,10 +358,15 @@ void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
         continue;
       }
       images.emplace_back(member.get(), std::move(*image));
+      if (!std::exchange(member->log_changed, false)) continue;
+      if (auto log = encode_bad_blocks(member->sb, bad_ranges(*member)))
+        logs.push_back({member.get(), std::move(*log)});
     }
     const uint64_t events = array.events;
     lock.unlock();
     std::vector<Member*> lost;
+    for (const LogImage& log : logs)
+      if (!write_log(log)) lost.push_back(log.member);
     IoBatch batch;
     std::vector<iovec> list(images.size());
     for (size_t i = 0; i < images.size(); ++i) {
@@ -294,12 +385,19 @@ void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
     }
     for (const uint32_t slot : no_bitmap)
       if (Member* m = member_of(slot)) lost.push_back(m);
-    written = round;
-    if (lost.empty()) return;
     for (Member* m : lost) {
       log_error("{}: {} failed: its superblock cannot be written", options.name, m->device->name());
       if (!fail_locked(*m)) return;
     }
+    // A member that is one event behind counts as fresh, and Linux before 6.8 does not ask the
+    // others whether it had failed: one that was lost must fall further behind. The others must
+    // not, if the power goes: so it takes two rounds.
+    if (std::exchange(member_lost, false)) {
+      devices_changed = true;
+      continue;
+    }
+    written = round;
+    return;
   }
 }
 
@@ -470,6 +568,8 @@ void Array::Core::run_daemon() {
     const bool was_active = !clean.load();
     try_clean(lock, next);
     if (stopping) break;
+    // What nobody waited for.
+    if (written < wanted && !failed.load()) (void)commit(lock);
     if (bitmap && !failed.load()) {
       sweeping = sweep_wanted.exchange(false) || sweeping || was_active;
       if (sweeping && now() >= next_sweep) {

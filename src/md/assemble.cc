@@ -78,7 +78,6 @@ class Assembler {
   Status check_dirty();
   Status make_personality();
   void order_arrivals();
-  Status read_bad_blocks(Array::Member& member);
   Limits limits() const;
   std::string slots_text(const SlotSet& set) const;
   Array::Core& core() { return *core_; }
@@ -235,8 +234,8 @@ Status Assembler::place() {
     member->written_events = from.sb.array.events;
     member->sb = from.sb;
     member->by_bitmap = from.sb.recovery_by_bitmap;
+    VOLFS_TRY(Array::Core::read_bad_blocks(*member));
     if (!spare) c.attach(*member, from.role, from.sb.recovery_offset.value_or(all_in_sync));
-    if (!spare) VOLFS_TRY(read_bad_blocks(*member));
     c.members.push_back(std::move(member));
   }
   return {};
@@ -251,22 +250,6 @@ void Assembler::order_arrivals() {
                    [](const auto* a, const auto* b) { return a->slot < b->slot; });
   if (order.size() > 1) std::rotate(order.begin(), order.begin() + 1, order.end());
   for (Array::Member* member : order) member->arrival = ++c.arrivals;
-}
-
-Status Assembler::read_bad_blocks(Array::Member& member) {
-  const MemberMetadata& sb = member.sb;
-  if (!sb.bad_blocks) return {};
-  std::vector<std::byte> bytes(sb.bad_block_log_size);
-  VOLFS_TRY(member.device->read(sb.bad_block_log_position(), bytes));
-  VOLFS_TRY_ASSIGN(auto ranges, in(member.device->name(), decode_bad_blocks(sb, bytes)));
-  for (BadBlockRange range : ranges) {
-    const uint64_t end = range.offset + range.length;
-    if (end <= sb.data_offset) continue;
-    range.offset = std::max(range.offset, sb.data_offset) - sb.data_offset;
-    range.length = end - sb.data_offset - range.offset;
-    core().shared.slots[member.slot].bad.push_back(range);
-  }
-  return {};
 }
 
 // Parity that may be wrong cannot stand in for what is missing.

@@ -78,8 +78,9 @@ class Mirror final : public Personality {
   uint32_t choose(const Places& places, uint64_t offset, uint64_t length, uint64_t tried) const;
   Status read_carefully(uint64_t offset, IoSpan iov, uint64_t at, uint64_t length);
   Status correct(uint64_t offset, uint64_t length, uint64_t failed, std::byte* memory);
-  Result<uint64_t> compare(SyncKind kind, uint64_t offset, uint64_t length);
+  Result<uint64_t> compare(SyncKind kind, uint64_t offset, uint64_t& length);
   Status recover_piece(uint32_t slot, uint64_t offset, uint64_t length);
+  Status recover_or_record(uint32_t slot, uint64_t offset, uint64_t length);
   Status recover(uint64_t position, uint64_t length);
 
   const Layout layout_;
@@ -89,7 +90,12 @@ template <class Layout>
 uint64_t Mirror<Layout>::places(uint64_t offset, uint64_t length, Places& out) const {
   out.resize(layout_.copies());
   layout_.map(offset, out.data());
-  return std::min({length, out[0].length, balance_unit - offset % balance_unit});
+  length = std::min({length, out[0].length, balance_unit - offset % balance_unit});
+  for (const Place& place : out) {
+    const BadRanges& bad = m_.slots[place.slot].bad;
+    if (bad.any()) length = bad.same_until(place.offset, place.offset + length) - place.offset;
+  }
+  return length;
 }
 
 // TRIED: bits of copies that failed already (those beyond 64 are then not used any more).
@@ -219,7 +225,7 @@ Status Mirror<Layout>::correct(uint64_t offset, uint64_t length, uint64_t failed
     if (status)
       m_.host->corrected_read(found[copy].slot, length);
     else
-      m_.host->fail_member(found[copy].slot, status.error());
+      m_.host->write_failed(found[copy].slot, found[copy].offset, length, status.error());
   }
   return {};
 }
@@ -243,7 +249,14 @@ Status Mirror<Layout>::write(uint64_t offset, IoSpan iov, Fua fua) {
     done += piece;
   }
   if (io.write(fua)) return {};
-  return io.fail_members();
+  VOLFS_TRY(io.settle_failures());
+  // Bad blocks may have come together: each byte must be somewhere.
+  for (uint64_t done = 0; done < length;) {
+    const uint64_t piece = places(offset + done, length - done, found);
+    if (choose(found, offset + done, piece, 0) == found.size()) return fail_sys(EIO, "");
+    done += piece;
+  }
+  return {};
 }
 
 template <class Layout>
@@ -257,7 +270,10 @@ Status Mirror<Layout>::write_zeroes(uint64_t offset, uint64_t length, Unmap unma
       if (!slot.present()) continue;
       const Status status =
           slot.device->write_zeroes(slot.data_offset + place.offset, piece, unmap);
-      if (!status && !m_.host->fail_member(place.slot, status.error())) return fail_sys(EIO, "");
+      if (status)
+        m_.host->made_good(place.slot, place.offset, piece);
+      else if (!m_.host->fail_member(place.slot, status.error()))
+        return fail_sys(EIO, "");
     }
     offset += piece;
     length -= piece;
@@ -265,13 +281,14 @@ Status Mirror<Layout>::write_zeroes(uint64_t offset, uint64_t length, Unmap unma
   return {};
 }
 
-// Reads every copy of a piece; the first readable one is taken for right.
+// Reads every copy of a piece, or of its begin, which LENGTH then is cut to; the first readable one
+// is taken for right.
 template <class Layout>
-Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_t length) {
+Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_t& length) {
   RangeLock::Guard guard(m_.lock, offset, offset + length);
   if (kind == SyncKind::resync && !m_.host->sync_needed(offset, offset + length)) return 0;
   Places found;
-  places(offset, length, found);
+  length = places(offset, length, found);
   Scratch scratch;
   SlotIo io(m_);
   InlineVector<std::byte*, 8> content;
@@ -299,7 +316,7 @@ Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_
     if (lost || kind != SyncKind::check)
       io.add(found[i].slot, found[i].offset, content[first], length);
   }
-  if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.fail_members());
+  if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.settle_failures());
   for (const Place& place : found)
     if (unread[place.slot]) m_.host->corrected_read(place.slot, length);
   return mismatches;
@@ -323,11 +340,23 @@ Status Mirror<Layout>::recover_piece(uint32_t target, uint64_t offset, uint64_t 
     if (source.device->read(source.data_offset + found[copy].offset, {memory, length})) break;
     tried |= uint64_t{1} << copy;
   }
-  Slot& slot = m_.slots[target];
-  const Status status =
-      slot.device->write(slot.data_offset + offset, std::span<const std::byte>(memory, length));
-  if (!status) m_.host->fail_member(target, status.error());
-  return status;
+  SlotIo io(m_);
+  io.add(target, offset, memory, length);
+  return io.write(Fua::no) ? Status() : io.settle_failures();
+}
+
+// What no copy holds any more is recorded as bad on the member that should get it.
+template <class Layout>
+Status Mirror<Layout>::recover_or_record(uint32_t target, uint64_t offset, uint64_t length) {
+  Status status = recover_piece(target, offset, length);
+  if (status) return status;
+  for (uint64_t done = 0; done < length; done += correction_unit) {
+    const uint64_t part = std::min(correction_unit, length - done);
+    if (!recover_piece(target, offset + done, part) &&
+        !m_.host->record_bad(target, offset + done, part))
+      return status;
+  }
+  return {};
 }
 
 template <class Layout>
@@ -335,7 +364,7 @@ Status Mirror<Layout>::recover(uint64_t position, uint64_t length) {
   for (uint32_t i = 0; i < m_.geometry.raid_disks; ++i) {
     Slot& slot = m_.slots[i];
     if (!slot.present() || slot.in_sync() || slot.recovered.load() >= position + length) continue;
-    VOLFS_TRY(recover_piece(i, position, length));
+    VOLFS_TRY(recover_or_record(i, position, length));
     slot.recovered.store(position + length);
   }
   return {};
@@ -355,7 +384,7 @@ Result<SyncStep> Mirror<Layout>::sync(SyncKind kind, uint64_t position, uint64_t
   length = std::min(length, end - position);
   while (step.done < length) {
     const uint64_t at = position + step.done;
-    const uint64_t piece = std::min(length - step.done, layout_.unit() - at % layout_.unit());
+    uint64_t piece = std::min(length - step.done, layout_.unit() - at % layout_.unit());
     if (kind == SyncKind::recover) {
       VOLFS_TRY(recover(at, piece));
     } else {

@@ -1,13 +1,88 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "personality.h"
 
+#include <algorithm>
+#include <mutex>
+
 namespace volfs::md {
 
 bool Slot::readable(uint64_t offset, uint64_t length) const {
   if (!present() || offset + length > recovered.load(std::memory_order_acquire)) return false;
-  for (const BadBlockRange& range : bad)
-    if (range.offset < offset + length && offset < range.offset + range.length) return false;
+  return !bad.any() || !bad.overlap(offset, length);
+}
+
+bool BadRanges::overlap(uint64_t offset, uint64_t length) const {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(ranges_.begin(), ranges_.end(), [&](const BadBlockRange& r) {
+    return r.offset < offset + length && offset < r.offset + r.length;
+  });
+}
+
+uint64_t BadRanges::same_until(uint64_t offset, uint64_t end) const {
+  const std::lock_guard lock(mutex_);
+  for (const BadBlockRange& r : ranges_)
+    for (const uint64_t edge : {r.offset, r.offset + r.length})
+      if (edge > offset && edge < end) return edge;
+  return end;
+}
+
+bool BadRanges::remove(uint64_t offset, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  std::vector<BadBlockRange> left;
+  const uint64_t end = offset + length;
+  bool changed = false;
+  for (const BadBlockRange& r : ranges_) {
+    const uint64_t r_end = r.offset + r.length;
+    if (r_end <= offset || r.offset >= end) {
+      left.push_back(r);
+      continue;
+    }
+    changed = true;
+    if (r.offset < offset) left.push_back({r.offset, offset - r.offset});
+    if (r_end > end) left.push_back({end, r_end - end});
+  }
+  ranges_ = std::move(left);
+  any_.store(!ranges_.empty(), std::memory_order_release);
+  return changed;
+}
+
+bool BadRanges::add(uint64_t offset, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  BadBlockRange whole{offset, length};
+  for (const BadBlockRange& r : ranges_)
+    if (r.offset <= offset && offset + length <= r.offset + r.length) return false;
+  std::erase_if(ranges_, [&](const BadBlockRange& r) {
+    const uint64_t end = whole.offset + whole.length;
+    if (r.offset > end || r.offset + r.length < whole.offset) return false;
+    const uint64_t begin = std::min(r.offset, whole.offset);
+    whole = {begin, std::max(end, r.offset + r.length) - begin};
+    return true;
+  });
+  const auto after = std::find_if(ranges_.begin(), ranges_.end(),
+                                  [&](const BadBlockRange& r) { return r.offset > whole.offset; });
+  ranges_.insert(after, whole);
+  any_.store(true, std::memory_order_release);
   return true;
+}
+
+std::vector<BadBlockRange> BadRanges::list() const {
+  const std::lock_guard lock(mutex_);
+  return ranges_;
+}
+
+void BadRanges::assign(std::vector<BadBlockRange> ranges) {
+  const std::lock_guard lock(mutex_);
+  std::sort(ranges.begin(), ranges.end(),
+            [](const auto& a, const auto& b) { return a.offset < b.offset; });
+  ranges_ = std::move(ranges);
+  any_.store(!ranges_.empty(), std::memory_order_release);
+}
+
+uint64_t Members::same_run(uint64_t offset, uint64_t length) const {
+  uint64_t end = offset + length;
+  for (const Slot& slot : slots)
+    if (slot.bad.any()) end = slot.bad.same_until(offset, end);
+  return end - offset;
 }
 
 SlotSet Members::missing() const {

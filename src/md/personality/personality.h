@@ -18,13 +18,33 @@
 
 namespace volfs::md {
 
+// The ranges of a member that are known to be bad. Any thread; those of one place of the array
+// change only under the lock of its range.
+class BadRanges {
+ public:
+  bool any() const { return any_.load(std::memory_order_acquire); }
+  bool overlap(uint64_t offset, uint64_t length) const;
+  // The first byte from OFFSET on, at most END, where bad begins or ends.
+  uint64_t same_until(uint64_t offset, uint64_t end) const;
+  // True if that changes anything. Neighbours become one.
+  bool add(uint64_t offset, uint64_t length);
+  bool remove(uint64_t offset, uint64_t length);
+  std::vector<BadBlockRange> list() const;
+  void assign(std::vector<BadBlockRange> ranges);
+
+ private:
+  std::atomic<bool> any_{false};
+  mutable Mutex mutex_;
+  std::vector<BadBlockRange> ranges_;  // sorted, apart from each other
+};
+
 // One place of the array and the member that fills it. Offsets count from the member's data.
 struct Slot {
   // These change only while the array's gates are closed.
   BlockDevice* device = nullptr;
   uint64_t data_offset = 0;
   bool write_mostly = false;
-  std::vector<BadBlockRange> bad;  // from the start of the data, sorted
+  BadRanges bad;  // from the start of the data
 
   std::atomic<bool> faulty{false};
   std::atomic<uint64_t> recovered{0};  // its content is right up to here; all_in_sync: all of it
@@ -40,6 +60,17 @@ class Host {
   // The member of SLOT could not be written. At return it counts as failed and the other members
   // say so durably. False: the array does not survive that; it has failed.
   virtual bool fail_member(uint32_t slot, const Error& why) = 0;
+  // The range of the member could not be written. At return its bad-block log says so durably, or,
+  // if it has none, that is full, or cannot be written, the member counts as failed. False as
+  // above.
+  virtual bool write_failed(uint32_t slot, uint64_t offset, uint64_t length, const Error& why) = 0;
+  // Whether a write error is worth narrowing down: the member has a log.
+  virtual bool has_log(uint32_t slot) = 0;
+  // The range was written: what was bad of it is not any more.
+  virtual void made_good(uint32_t slot, uint64_t offset, uint64_t length) = 0;
+  // A member that is being recovered cannot be given what belongs there. False: it has no log for
+  // that.
+  virtual bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) = 0;
   // A read error of the member was corrected. False: there were too many; it was failed.
   virtual void corrected_read(uint32_t slot, uint64_t length) = 0;
   // Whether sync must look at [begin, end) of the sync space. The range is locked.
@@ -64,6 +95,8 @@ struct Members {
   Host* host = nullptr;
 
   SlotSet missing() const;  // slots that are not in sync
+  // How far from OFFSET on, at most LENGTH, each member is all bad or all good.
+  uint64_t same_run(uint64_t offset, uint64_t length) const;
 };
 
 enum class SyncKind : uint8_t { resync, recover, check, repair };

@@ -31,7 +31,7 @@ bool Raid456::kept(uint32_t slot, const Band& band) const {
 
 bool Raid456::mappable(uint64_t offset, uint64_t length) const {
   bool whole = true;
-  for (const Slot& slot : m_.slots) whole = whole && slot.in_sync() && slot.bad.empty();
+  for (const Slot& slot : m_.slots) whole = whole && slot.in_sync() && !slot.bad.any();
   while (!whole && length > 0) {
     const auto place = layout_.map(offset);
     const uint64_t piece = std::min(length, place.length);
@@ -183,7 +183,8 @@ Status Raid456::read(uint64_t offset, IoSpan iov) {
     bool ok = true;
     for (uint64_t done = 0; done < length && ok;) {
       const auto place = layout_.map(offset + done);
-      const uint64_t piece = std::min({length - done, place.length, read_band});
+      const uint64_t piece =
+          m_.same_run(place.offset, std::min({length - done, place.length, read_band}));
       if (m_.slots[place.slot].readable(place.offset, piece)) {
         uint64_t at = place.offset;
         for_each_slice(iov, done, piece, [&](iovec slice) {
@@ -199,7 +200,8 @@ Status Raid456::read(uint64_t offset, IoSpan iov) {
   }
   for (uint64_t done = 0; done < length;) {
     const uint64_t at = offset + done;
-    const uint64_t piece = std::min(length - done, correction_unit - at % correction_unit);
+    const uint64_t piece = m_.same_run(
+        layout_.map(at).offset, std::min(length - done, correction_unit - at % correction_unit));
     VOLFS_TRY(read_piece(offset, iov, done, piece, true));
     done += piece;
   }
@@ -239,7 +241,7 @@ Status Raid456::read_piece(uint64_t offset, IoSpan iov, uint64_t at, uint64_t le
       if (status)
         m_.host->corrected_read(i, length);
       else
-        m_.host->fail_member(i, status.error());
+        m_.host->write_failed(i, member_offset(band), length, status.error());
     }
   }
   copy_to_slices(iov, at, {blocks[place.slot], length});
@@ -295,7 +297,7 @@ Result<uint64_t> Raid456::check_band(SyncKind kind, const Band& band) {
     if (bad[i] || (wrong[i] && kind != SyncKind::check))
       io.add(i, member_offset(band), data[i] ? blocks[i] : computed[i], band.length);
   }
-  if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.fail_members());
+  if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.settle_failures());
   for (uint32_t i = 0; i < disks; ++i)
     if (bad[i]) m_.host->corrected_read(i, band.length);
   return mismatches;
@@ -317,9 +319,23 @@ Status Raid456::recover_band(const Band& band) {
   SlotIo io(m_);
   for (uint32_t i = 0; i < layout_.disks(); ++i)
     if (targets[i]) io.add(i, member_offset(band), blocks[i], band.length);
-  if (io.write(Fua::no)) return {};
-  VOLFS_TRY(io.fail_members());
-  return fail_sys(EIO, "a member that was being recovered failed");
+  return io.write(Fua::no) ? Status() : io.settle_failures();
+}
+
+// What cannot be computed any more is recorded as bad on the members that should get it.
+Status Raid456::recover_or_record(const Band& band) {
+  Status status = recover_band(band);
+  if (status) return status;
+  for (uint64_t done = 0; done < band.length; done += correction_unit) {
+    const Band part{band.row, band.x + done, std::min(correction_unit, band.length - done)};
+    if (recover_band(part)) continue;
+    for (uint32_t i = 0; i < layout_.disks(); ++i) {
+      const Slot& slot = m_.slots[i];
+      if (!slot.present() || slot.recovered.load() >= member_offset(part) + part.length) continue;
+      if (!m_.host->record_bad(i, member_offset(part), part.length)) return status;
+    }
+  }
+  return {};
 }
 
 Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length) {
@@ -339,11 +355,13 @@ Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length
     const uint64_t end = std::min(position + length, row_end);
     RangeLock::Guard guard(m_.lock, row_start, row_end);
     const bool always = kind == SyncKind::check || kind == SyncKind::repair;
-    for (uint64_t x = at; x < end; x += sync_band) {
-      const Band band{row, x - row_start, std::min(sync_band, end - x)};
+    uint64_t piece = 0;
+    for (uint64_t x = at; x < end; x += piece) {
+      piece = m_.same_run(x, std::min(sync_band, end - x));
+      const Band band{row, x - row_start, piece};
       if (!always && !m_.host->sync_needed(x, x + band.length)) continue;
       if (kind == SyncKind::recover) {
-        VOLFS_TRY(recover_band(band));
+        VOLFS_TRY(recover_or_record(band));
       } else {
         VOLFS_TRY_ASSIGN(const uint64_t mismatches, check_band(kind, band));
         step.mismatches += mismatches;

@@ -64,6 +64,7 @@ class Raid456 final : public Personality {
 
   Result<uint64_t> check_band(SyncKind kind, const Band& band);
   Status recover_band(const Band& band);
+  Status recover_or_record(const Band& band);
 
   const ParityLayout layout_;
 };

@@ -161,7 +161,14 @@ Status Raid456::write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scr
   io.clear();
   for (const WriteBand& w : bands) add_writes(w, io);
   if (io.empty() || io.write(fua)) return {};
-  return io.fail_members();
+  VOLFS_TRY(io.settle_failures());
+  // Bad blocks may have come together.
+  for (const WriteBand& w : bands) {
+    uint32_t lost = 0;
+    for (uint32_t i = 0; i < layout_.disks(); ++i) lost += !readable(i, w.band, {});
+    if (lost > layout_.parity_disks()) return fail_sys(EIO, "");
+  }
+  return {};
 }
 
 Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
@@ -195,7 +202,7 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
     std::sort(std::begin(cuts), std::end(cuts));
     for (int c = 0; c < 3; ++c) {
       for (uint64_t x = cuts[c]; x < cuts[c + 1];) {
-        const uint64_t piece = std::min(cuts[c + 1] - x, write_band);
+        const uint64_t piece = m_.same_run(row * chunk + x, std::min(cuts[c + 1] - x, write_band));
         // Chunk i is new here if [i * chunk + x, + piece) lies in [from, to).
         const uint64_t first = from <= x ? 0 : div_round_up(from - x, chunk);
         const uint64_t last = to < x + piece ? 0 : (to - x - piece) / chunk + 1;
@@ -235,7 +242,10 @@ Status Raid456::write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
         // Zeros are right on a member that is being recovered too, since the whole row is.
         if (!slot.present()) continue;
         const Status status = slot.device->write_zeroes(slot.data_offset + at, size, unmap);
-        if (!status && !m_.host->fail_member(i, status.error())) return fail_sys(EIO, "");
+        if (status)
+          m_.host->made_good(i, at, size);
+        else if (!m_.host->fail_member(i, status.error()))
+          return fail_sys(EIO, "");
       }
       offset += rows * row_size;
       continue;

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::align_val_t alignment{4096};
 constexpr size_t block_size = 1 * MiB;
+constexpr uint64_t narrow_unit = 4 * KiB;
 
 }  // namespace
 
@@ -62,13 +63,46 @@ bool SlotIo::run(IoOp::Kind kind) {
   return failures_.empty();
 }
 
-Status SlotIo::fail_members() {
-  bool survived = true;
-  for (const Failure& failure : failures_) {
-    Slot& slot = m_.slots[failure.slot];
-    const Error why = Error::sys(failure.error, slot.device->name() + ": write");
-    survived = m_.host->fail_member(failure.slot, why) && survived;
+bool SlotIo::write(Fua fua) {
+  const bool ok = run(fua == Fua::yes ? IoOp::Kind::write_fua : IoOp::Kind::write);
+  for (const Piece& piece : pieces_) {
+    if (!m_.slots[piece.slot].bad.any()) continue;
+    const uint64_t end = piece.offset + piece.memory.iov_len;
+    const bool failed = std::any_of(failures_.begin(), failures_.end(), [&](const Failure& f) {
+      return f.slot == piece.slot && f.offset < end && piece.offset < f.offset + f.length;
+    });
+    if (!failed) m_.host->made_good(piece.slot, piece.offset, piece.memory.iov_len);
   }
+  return ok;
+}
+
+// Finds out what of a failed operation cannot be written. False: the array has failed.
+bool SlotIo::write_again(const Failure& failure) {
+  Slot& slot = m_.slots[failure.slot];
+  const Error why = Error::sys(failure.error, slot.device->name() + ": write");
+  if (!m_.host->has_log(failure.slot)) return m_.host->fail_member(failure.slot, why);
+  for (const Piece& piece : pieces_) {
+    if (piece.slot != failure.slot || piece.offset < failure.offset ||
+        piece.offset >= failure.offset + failure.length)
+      continue;
+    for (size_t at = 0; at < piece.memory.iov_len && slot.present();) {
+      const uint64_t offset = piece.offset + at;
+      const size_t length =
+          std::min<size_t>(piece.memory.iov_len - at, narrow_unit - offset % narrow_unit);
+      iovec part{static_cast<std::byte*>(piece.memory.iov_base) + at, length};
+      if (slot.device->write(slot.data_offset + offset, {&part, 1}, Fua::yes))
+        m_.host->made_good(failure.slot, offset, length);
+      else if (!m_.host->write_failed(failure.slot, offset, length, why))
+        return false;
+      at += length;
+    }
+  }
+  return true;
+}
+
+Status SlotIo::settle_failures() {
+  bool survived = true;
+  for (const Failure& failure : failures_) survived = write_again(failure) && survived;
   if (!survived) return fail_sys(EIO, "");
   return {};
 }

@@ -20,18 +20,20 @@ class SlotIo {
 
   // Carries all out; true if nothing failed. Then the failed slots with an error each.
   bool read() { return run(IoOp::Kind::read); }
-  bool write(Fua fua) { return run(fua == Fua::yes ? IoOp::Kind::write_fua : IoOp::Kind::write); }
+  bool write(Fua fua);
   struct Failure {
     uint32_t slot;
     int error;
     uint64_t offset, length;
   };
   const std::vector<Failure>& failures() const { return failures_; }
-  // Fails the members of all failures. False: the array has failed.
-  Status fail_members();
+  // After a write that failed: what cannot be written is recorded as bad, or its member fails. An
+  // error: the array has failed.
+  Status settle_failures();
 
  private:
   bool run(IoOp::Kind kind);
+  bool write_again(const Failure& failure);
   struct Piece {
     uint32_t slot;
     uint64_t offset;

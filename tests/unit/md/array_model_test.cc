@@ -215,10 +215,24 @@ class Model {
     const auto members = in_sync_members();
     FaultDevice& victim = *faults_[disk_of(members[random_.below(members.size())].device)];
     heal();
+    if (random_.one_in(2)) return spoil_writes(victim);
     victim.fail_nth(FaultOp::write | FaultOp::flush, random_.below(6), EIO);
     for (int i = 0; i < 3; ++i) write();
     flush();
     victim.remove_all();
+  }
+  // Sectors cannot be written: they are bad (or their member fails) until they can be again.
+  void spoil_writes(FaultDevice& victim) {
+    const auto range = random_range(random_, 128 * KiB, 512, 16 * KiB);
+    victim.add({.op = FaultOp::write,
+                .begin = 1 * MiB + range.offset,
+                .end = 1 * MiB + range.offset + range.length,
+                .error = EIO});
+    for (int i = 0; i < 4; ++i) write();
+    for (int i = 0; i < 4; ++i) read();
+    victim.remove_all();
+    if (random_.one_in(3)) restart();
+    must(array_->write(0, model_->bytes()));
   }
   void spoil_a_sector() {
     if (!whole()) return read();

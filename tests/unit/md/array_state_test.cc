@@ -62,24 +62,23 @@ TEST_CASE("a spare that does not know yet that it was given a slot is not taken 
     const SimScheduler sim(seed);
     INFO("VOLFS_SEED=", seed);
     Rig rig({1, 0, 2});
-    Array& array = rig.assemble();
+    ArrayOptions options;
+    options.hold_sync = true;
+    Array& array = rig.assemble(options);
     const std::vector<std::byte> block(4 * KiB, std::byte{1});
     must(array.write(0, block));
     const size_t spare = rig.add_disk();
     must(array.add(*rig.faults[spare]));
-    // The superblock that tells of the failed member still reaches the spare.
-    const auto held = rig.faults[spare]->add({.op = FaultOp::write, .skip = 1, .hang = true});
-    Thread failing = must(Thread::start("failing", [&] { must(array.fail("disk0")); }));
+    must(array.fail("disk0"));
+    const auto held = rig.faults[spare]->add({.op = FaultOp::write, .hang = true});
+    array.release_sync();
     eventually([&] { return on(rig, 1).array.roles[2] == 0; });
     // As if the power had gone here.
     Rig after({1, 0, 2});
     after.add_disk();
     for (size_t i : {1, 2}) after.disks[i]->copy_from(*rig.disks[i]);
     rig.faults[spare]->remove(held);
-    failing.join();
     CHECK(on(after, 2).array.events + 1 >= on(after, 1).array.events);
-    ArrayOptions options;
-    options.hold_sync = true;
     Array& again = after.assemble({after.faults[1].get(), after.faults[2].get()}, options);
     CHECK(again.status().state == ArrayState::degraded);
     CHECK(read_bytes(again, 0, 4 * KiB) == block);

@@ -216,6 +216,82 @@ TEST_CASE("a write error fails the member before the write is acknowledged") {
   }
 }
 
+TEST_CASE("what cannot be written is recorded as bad, never read, and good again when written") {
+  for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+    INFO(shape.text());
+    Rig rig(shape);
+    rig.assemble();
+    Random random(7);
+    ByteModel model(rig.array->size());
+    const auto write_all = [&] {
+      const auto bytes = random_bytes(random, model.size());
+      must(rig.array->write(0, bytes));
+      model.write(0, bytes);
+    };
+    const auto restart = [&] {
+      must(rig.array->stop());
+      rig.array.reset();
+      rig.assemble();
+      CHECK(rig.array->status().state == ArrayState::active);
+    };
+    write_all();
+    const uint64_t begin = 1 * MiB + 8 * KiB + 512, end = begin + 7 * KiB;
+    const auto spoiled =
+        rig.faults[1]->add({.op = FaultOp::write, .begin = begin, .end = end, .error = EIO});
+    write_all();
+    CHECK(rig.array->status().state == ArrayState::active);
+    must_equal(model, *rig.array);
+    CHECK(must(scan(*rig.faults[1]))->bad_blocks);
+    CHECK(!must(scan(*rig.faults[0]))->bad_blocks);
+    restart();
+    must_equal(model, *rig.array);
+    for (int i = 0; i < 20; ++i) write_random(random, *rig.array, model);
+    must_equal(model, *rig.array);
+    must_agree(*rig.array);
+    rig.faults[1]->remove(spoiled);
+    write_all();
+    restart();
+    CHECK(!must(scan(*rig.faults[1]))->bad_blocks);
+    // What was bad is as good as the others again.
+    must(rig.array->fail(rig.name(0)));
+    must_equal(model, *rig.array);
+  }
+}
+
+TEST_CASE("a recovery goes on over what cannot be read any more, and says what is lost") {
+  for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{10, 0x102, 2}}) {
+    INFO(shape.text());
+    Rig rig(shape);
+    Array& array = rig.assemble();
+    Random random(7);
+    ByteModel model(array.size());
+    const auto bytes = random_bytes(random, model.size());
+    must(array.write(0, bytes));
+    model.write(0, bytes);
+    must(array.fail(rig.name(1)));
+    must(array.remove(rig.name(1)));
+    rig.faults[0]->add_latent(1 * MiB + 8 * KiB, 4 * KiB);
+    const size_t fresh = rig.add_disk();
+    must(array.add(*rig.faults[fresh]));
+    REQUIRE(array.wait_sync());
+    CHECK(array.status().state == ArrayState::active);
+    CHECK(must(scan(*rig.faults[fresh]))->bad_blocks);
+    uint64_t lost = 0;
+    for (uint64_t at = 0; at < array.size(); at += 512) {
+      std::vector<std::byte> sector(512);
+      if (array.read(at, sector))
+        CHECK(!first_difference(sector, model.bytes(at, 512)));
+      else
+        ++lost;
+    }
+    CHECK(lost > 0);
+    CHECK(lost <= 16);
+    must(array.write(0, bytes));
+    must_equal(model, array);
+    must_agree(array);
+  }
+}
+
 TEST_CASE("beyond what it survives an array fails and leaves its members alone") {
   Rig rig({5, 2, 3});
   Array& array = rig.assemble();
