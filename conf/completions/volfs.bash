@@ -50,7 +50,7 @@ _volfs_devices() {
 
 _volfs_options() {
   local words="ro rw allow_other allow_root hidden force writeback_cache direct_io debug
-    threads= max_background= uid= gid= mode= noauto nofail"
+    threads= max_background= uid= gid= mode= metadata= noauto nofail"
   local before=
   [[ $cur != *,* ]] || before=${cur%,*},
   mapfile -t COMPREPLY < <(compgen -P "$before" -W "$words" -- "${cur##*,}")
@@ -114,7 +114,7 @@ _volfs() {
   COMPREPLY=()
   mapfile -t plain < <(_volfs_plain_words)
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check scan status tree where top graph events apply image map lv array snapshot
+    words="mount umount create check scan inspect status tree where top graph events apply image map lv array snapshot
       --help --version"
   elif [ "$previous" = -o ]; then
     _volfs_options

@@ -40,6 +40,7 @@ void add_check(CLI::App& app, Session& session);
 void add_create(CLI::App& app, Session& session);
 void add_status(CLI::App& app, Session& session);
 void add_array(CLI::App& app, Session& session);
+void add_inspect(CLI::App& app, Session& session);
 void add_lv(CLI::App& app, Session& session);
 void add_map(CLI::App& app, Session& session);
 void add_apply(CLI::App& app, Session& session);

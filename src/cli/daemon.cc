@@ -132,6 +132,8 @@ Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
   if (!is_definition(request.sources.front()) && !options.read_only) options.read_only = true;
   options.hidden = request.options.hidden;
   options.force = request.options.force;
+  options.metadata_seqno = request.options.metadata_seqno;
+  if (options.metadata_seqno) options.read_only = true;
   options.mode = request.options.mode;
   if (request.options.owner) {
     VOLFS_TRY_ASSIGN(options.owner, user_number(*request.options.owner));

@@ -58,6 +58,7 @@ int run(int argc, char** argv) {
   add_create(app, session);
   add_status(app, session);
   add_array(app, session);
+  add_inspect(app, session);
   add_lv(app, session);
   add_map(app, session);
   add_scan(app, session);

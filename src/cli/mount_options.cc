@@ -77,6 +77,8 @@ Result<bool> take_valued(std::string_view option, std::string_view name, std::st
     VOLFS_TRY_ASSIGN(options.threads, number(option, value, 1, 64));
   } else if (name == "max_background") {
     VOLFS_TRY_ASSIGN(options.max_background, number(option, value, 1, 65535));
+  } else if (name == "metadata") {
+    VOLFS_TRY_ASSIGN(options.metadata_seqno, number(option, value, 1, UINT32_MAX));
   } else if (name == "mode") {
     VOLFS_TRY_ASSIGN(options.mode, mode_bits(option, value));
   } else if (name == "uid" || name == "gid") {

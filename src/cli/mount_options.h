@@ -20,6 +20,7 @@ struct MountOptions {
   bool debug = false;
   unsigned threads = 0;                     // 0: chosen
   unsigned max_background = 0;              // 0: chosen
+  std::optional<unsigned> metadata_seqno;   // metadata=: which copy of LVM's metadata to believe
   std::optional<unsigned> mode;             // permission bits of the files
   std::optional<std::string> owner, group;  // uid=, gid=: a number or a name
   std::vector<std::string> for_kernel;      // what goes to fusermount3 or mount(2)

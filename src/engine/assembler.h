@@ -38,6 +38,7 @@ class Assembler {
   void build(const config::Image& image);
   void build(const config::Array& array);
   void build(const config::VolumeGroup& group);
+  void build_older(const config::VolumeGroup& group, const std::vector<lvm::PvInfo>& found);
   void activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
                 const std::vector<lvm::PvInfo>& found);
   void build(const config::Snapshot& snapshot);

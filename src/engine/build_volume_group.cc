@@ -52,6 +52,7 @@ void Assembler::build(const config::VolumeGroup& group) {
       found.back().device = pv.device.value;
     }
   }
+  if (options_.metadata_seqno) return build_older(group, found);
   const lvm::Assembly assembly = lvm::assemble(found);
   for (const std::string& warning : assembly.warnings) warn(warning);
   for (const lvm::FoundGroup& candidate : assembly.groups)
@@ -61,6 +62,28 @@ void Assembler::build(const config::VolumeGroup& group) {
     names += (names.empty() ? "" : ", ") + candidate.shown_name;
   report(group.name.at, fmt::format("there is no volume group '{}' on its physical volumes{}",
                                     group.name.value, names.empty() ? "" : "; found " + names));
+}
+
+// As an older copy of the metadata has it; the first that is found.
+void Assembler::build_older(const config::VolumeGroup& group,
+                            const std::vector<lvm::PvInfo>& found) {
+  std::string kept;
+  for (size_t i = 0; i < found.size(); ++i)
+    for (const lvm::MetadataArea& area : found[i].areas) {
+      const Node* node = engine_->graph().find(found[i].device);
+      const auto copies = lvm::list_copies(*node->device, area);
+      if (!copies) continue;
+      for (const lvm::MetadataCopy& copy : *copies) {
+        if (copy.group != group.name.value) continue;
+        kept += fmt::format("{}{}", kept.empty() ? "" : ", ", copy.seqno);
+        if (copy.seqno != *options_.metadata_seqno) continue;
+        if (auto older = lvm::assemble_as(found, copy)) return activate(group, *older, found);
+      }
+    }
+  report(group.name.at,
+         fmt::format("there is no metadata of '{}' with number {} on its physical volumes{}",
+                     group.name.value, *options_.metadata_seqno,
+                     kept.empty() ? "" : "; found " + kept));
 }
 
 void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
@@ -81,6 +104,7 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
   if (auto shown = active.activate(); !shown) report(group.name.at, shown.error().text());
   for (const Unavailable& each : active.unavailable())
     warn(fmt::format("{}: not available: {}", each.path, each.reason));
+  if (options_.metadata_seqno) return;  // what the definition lists is of another time
   for (const config::LogicalVolume& volume : group.logical_volumes)
     if (!found_group.group.find_lv(volume.name.value))
       report(volume.name.at, fmt::format("{}/{}: there is no such logical volume on the disks",

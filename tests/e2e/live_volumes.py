@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`volfs lv` on a mount: volumes come, change and go while they and their neighbours are in use."""
+import json
 import os
 import shutil
 import threading
@@ -231,6 +232,35 @@ def test_read_only_mounts_change_nothing(lab):
     volfs("lv", "activate", vg / "a")
     lab.umount()
     equal([sha256(lab.path / name) for name in IMAGES], before, "the images")
+
+
+def test_an_older_copy_of_the_metadata_undeletes(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "lost", "-L", "4")
+    (vg / "lost").write_bytes(content := lab.random.randbytes(4 * MiB))
+    volfs("lv", "remove", "--yes", vg / "lost")
+    volfs("lv", "create", vg / "other", "-L", "4", "d2")
+    lab.umount()
+    images = [lab.path / name for name in IMAGES]
+    before = [sha256(image) for image in images]
+    found = json.loads(volfs("inspect", "--json", *images))
+    copies = found[0]["lvm"]["metadata_areas"][0]["copies"]
+    equal([copy["seqno"] for copy in copies], [1, 2, 3, 4])
+    equal([copy["current"] for copy in copies], [False, False, False, True])
+    holds("lv create vg0/lost" in copies[1]["description"], f"{copies[1]}")
+    lab.mount(*images, options=["metadata=2"])
+    equal(os.listdir(vg), ["lost"])
+    equal((vg / "lost").read_bytes() == content, True, "what the removed volume held")
+    lab_module.raises(30, open, vg / "lost", "r+b")  # EROFS
+    lab.umount()
+    holds("found 1, 2, 3, 4" in stderr_of(VOLFS, "mount", *images, lab.mnt, "-o", "metadata=9"), "those there are")
+    equal([sha256(image) for image in images], before, "the images")
+    # A damaged area is told, with the text that its header points to no more.
+    with open(images[0], "r+b") as image:
+        image.seek(4096 + 100)
+        image.write(b"x")
+    text = volfs("inspect", images[0])
+    holds("DAMAGED" in text and "LVM physical volume" in text, text)
 
 
 if __name__ == "__main__":

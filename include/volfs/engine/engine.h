@@ -38,6 +38,8 @@ struct AssembleOptions {
   bool force = false;
   bool probe = false;  // only to look: take no locks, so that a mounted definition can be checked
   bool quiet = false;  // what is missing or degraded is not told to the log
+  // Volume groups as the copy of their metadata with this number describes them: read-only.
+  std::optional<uint32_t> metadata_seqno = {};
   std::optional<unsigned> mode;  // these win over the definition's `expose`
   std::optional<uid_t> owner;
   std::optional<gid_t> group;
