@@ -68,12 +68,15 @@ class Assembler {
     MemberMetadata sb;
     uint16_t role = role_spare;  // by the freshest superblock
     bool stale = false;
+    // A member that was taken out looks like a spare to the others, but not to itself.
+    bool spare() const { return role == role_spare && (!stale || sb.role() == role_spare); }
   };
   Status read_all();
   Status check_same();
   Status check_supported() const;
   void find_roles();
   Status place();
+  Status add_members();
   void force_stale(std::vector<int>& slots);
   Status check_dirty();
   Status make_personality();
@@ -223,19 +226,41 @@ Status Assembler::place() {
                          missing.count(), disks(), slots_text(missing),
                          stale ? "; force would use members that are out of date" : "")));
   }
+  return add_members();
+}
+
+// Those of the slots first, then spares, the freshest first: one that was taken out may have left
+// its number to another, and md takes no two of one number. 0.90 numbers its devices anew.
+Status Assembler::add_members() {
   Array::Core& c = core();
-  for (size_t i = 0; i < found_.size(); ++i) {
-    Candidate& from = found_[i];
-    // A member that was taken out looks like a spare to the others, but not to itself.
-    const bool spare = from.role == role_spare && (!from.stale || from.sb.role() == role_spare);
-    if ((from.stale && !spare) || (!spare && from.role >= disks()) || from.sb.replacement) continue;
+  std::vector<const Candidate*> order;
+  for (const Candidate& from : found_)
+    if (!from.sb.replacement && (from.spare() || (!from.stale && from.role < disks())))
+      order.push_back(&from);
+  std::stable_sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
+    if (!a->spare() || !b->spare()) return b->spare() && !a->spare();
+    return a->sb.array.events > b->sb.array.events;
+  });
+  for (const Candidate* from : order) {
+    const auto same = std::find_if(c.members.begin(), c.members.end(), [&](const auto& m) {
+      return m->sb.dev_number == from->sb.dev_number && !c.format->numbers_by_slot();
+    });
+    if (same != c.members.end()) {
+      if (!from->spare())
+        return fail_invalid(fmt::format("{} and {} both are device {}", (*same)->device->name(),
+                                        from->device->name(), from->sb.dev_number));
+      log_warning("{}: {} is left out: it was device {}, which now is {}", o_.name,
+                  from->device->name(), from->sb.dev_number, (*same)->device->name());
+      continue;
+    }
     auto member = std::make_unique<Array::Member>();
-    member->device = member->metadata = from.device;
-    member->written_events = from.sb.array.events;
-    member->sb = from.sb;
-    member->by_bitmap = from.sb.recovery_by_bitmap;
+    member->device = member->metadata = from->device;
+    member->written_events = from->sb.array.events;
+    member->sb = from->sb;
+    member->by_bitmap = from->sb.recovery_by_bitmap;
     VOLFS_TRY(Array::Core::read_bad_blocks(*member));
-    if (!spare) c.attach(*member, from.role, from.sb.recovery_offset.value_or(all_in_sync));
+    if (!from->spare())
+      c.attach(*member, from->role, from->sb.recovery_offset.value_or(all_in_sync));
     c.members.push_back(std::move(member));
   }
   return {};

@@ -89,6 +89,40 @@ TEST_CASE("a spare that does not know yet that it was given a slot is not taken 
   });
 }
 
+TEST_CASE("a spare that was taken out does not come back under the number of who followed it") {
+  for (const auto version : {SuperblockVersion::v1_2, SuperblockVersion::v0_90}) {
+    CAPTURE(version_name(version));
+    Rig rig({1, 0, 2, 4 * KiB, version});
+    Array& array = rig.assemble();
+    for (int i = 0; i < 2; ++i) rig.add_disk();
+    must(array.add(*rig.faults[2]));
+    must(array.remove("disk2"));
+    must(array.add(*rig.faults[3]));
+    CHECK(on(rig, 3).dev_number == on(rig, 2).dev_number);
+    must(array.fail("disk0"));
+    REQUIRE(array.wait_sync());
+    must(array.remove("disk0"));
+    const std::vector<std::byte> block(4 * KiB, std::byte{1});
+    must(array.write(0, block));
+    must(array.stop());
+    rig.array.reset();
+    const bool numbers_anew = version == SuperblockVersion::v0_90;
+    for (const bool first : {true, false, true}) {
+      auto members = rig.devices();  // disk0 is out of date
+      if (first) std::swap(members[2], members[3]);
+      Array& again = rig.assemble(members);
+      CHECK(again.status().members.size() == (numbers_anew ? 3 : 2));
+      for (const auto& member : again.status().members)
+        CHECK(member.state ==
+              (member.device == "disk2" ? MemberState::spare : MemberState::in_sync));
+      CHECK(read_bytes(again, 0, 4 * KiB) == block);
+      must(again.stop());
+      rig.array.reset();
+    }
+    must_agree(rig.assemble());
+  }
+}
+
 TEST_CASE("too few members are refused, and it is said what would force it") {
   Rig rig({5, 2, 3});
   auto devices = rig.devices();
