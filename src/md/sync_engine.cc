@@ -217,7 +217,8 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
   if (run.kind == SyncKind::resync) core_.resync_position = position;
   for (const auto& member : core_.members)
     if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
-      member->recovered = recovered[member->slot];
+      member->recovered =  // another may have come to the slot meanwhile
+          std::min(recovered[member->slot], core_.shared.slots[member->slot].recovered.load());
   core_.note(false);
   return core_.commit(lock).has_value();
 }

@@ -363,7 +363,7 @@ template <class Layout>
 Status Mirror<Layout>::recover(uint64_t position, uint64_t length) {
   for (uint32_t i = 0; i < m_.geometry.raid_disks; ++i) {
     Slot& slot = m_.slots[i];
-    if (!slot.present() || slot.in_sync() || slot.recovered.load() >= position + length) continue;
+    if (!slot.joins(position, position + length)) continue;
     VOLFS_TRY(recover_or_record(i, position, length));
     slot.recovered.store(position + length);
   }
@@ -377,7 +377,7 @@ Result<SyncStep> Mirror<Layout>::sync(SyncKind kind, uint64_t position, uint64_t
   if (position >= end) {
     // The rest of the members holds nothing.
     for (Slot& slot : m_.slots)
-      if (kind == SyncKind::recover && slot.present() && slot.recovered.load() < position + length)
+      if (kind == SyncKind::recover && slot.joins(position, position + length))
         slot.recovered.store(position + length);
     return SyncStep{length, 0};
   }

@@ -52,6 +52,12 @@ struct Slot {
   bool present() const { return device != nullptr && !faulty.load(std::memory_order_acquire); }
   bool in_sync() const { return present() && recovered.load() == all_in_sync; }
   bool readable(uint64_t offset, uint64_t length) const;
+  // Whether recovery of [begin, end) takes it further. Not if it is right up to less than BEGIN: it
+  // came while the recovery was under way, which has not been there for it.
+  bool joins(uint64_t begin, uint64_t end) const {
+    const uint64_t right = recovered.load();
+    return present() && begin <= right && right < end;
+  }
 };
 
 // What a personality asks of the array.
@@ -131,7 +137,7 @@ class Personality {
 
   virtual uint64_t sync_size() const = 0;
   // Works on at most LENGTH bytes at POSITION: of the sync space, or for `recover` of the members
-  // that are present and not in sync. Moves their `recovered` on.
+  // that are present and right up to POSITION but not in sync. Moves their `recovered` on.
   virtual Result<SyncStep> sync(SyncKind kind, uint64_t position, uint64_t length) = 0;
 
  protected:

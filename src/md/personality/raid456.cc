@@ -343,7 +343,7 @@ Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length
   if (position >= sync_size()) {
     // Less than a chunk at the end of the members, which holds nothing.
     for (Slot& slot : m_.slots)
-      if (kind == SyncKind::recover && slot.present() && slot.recovered.load() < position + length)
+      if (kind == SyncKind::recover && slot.joins(position, position + length))
         slot.recovered.store(position + length);
     return SyncStep{length, 0};
   }
@@ -369,7 +369,7 @@ Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length
     }
     if (kind == SyncKind::recover)
       for (Slot& slot : m_.slots)
-        if (slot.present() && slot.recovered.load() < end) slot.recovered.store(end);
+        if (slot.joins(at, end)) slot.recovered.store(end);
     step.done = end - position;
   }
   return step;

@@ -271,6 +271,38 @@ TEST_CASE("a member that comes back is brought up to date by the bitmap") {
   });
 }
 
+TEST_CASE("a member that comes back during the recovery of another is recovered from its start") {
+  simulate(20, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    for (const Shape& shape : {Shape{1, 0, 3, 4 * KiB, SuperblockVersion::v1_2, true},
+                               Shape{6, 2, 4, 4 * KiB, SuperblockVersion::v1_0, true},
+                               Shape{10, 0x301, 4, 4 * KiB, SuperblockVersion::v1_0, true}}) {
+      CAPTURE(shape.text());
+      Rig rig(shape);
+      ArrayOptions options;
+      options.sync_speed_max = options.sync_speed_min = 1 * MiB;  // in steps of 64 KiB
+      Array& array = rig.assemble(options);
+      ByteModel model(array.size());
+      for (const char* name : {"disk0", "disk1"}) {
+        must(array.fail(name));
+        must(array.remove(name));
+      }
+      const auto bytes = random_bytes(random, array.size());
+      must(array.write(0, bytes));
+      model.write(0, bytes);
+      must(array.re_add(*rig.faults[1]));
+      sleep_for(std::chrono::microseconds(random.below(100'000)));
+      must(array.re_add(*rig.faults[0]));
+      REQUIRE(array.wait_sync());
+      CHECK(array.status().state == ArrayState::active);
+      must_equal(model, array);
+      must_agree(array);
+    }
+  });
+}
+
 TEST_CASE("a recovery goes on where it stood") {
   simulate(1, [](uint64_t seed) {
     const SimScheduler sim(seed);
