@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 
 #include "requests.h"
@@ -115,7 +116,7 @@ class HealthFinder {
   std::unordered_map<const BlockDevice*, Health> known_;
 };
 
-json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health) {
+json device_of(engine::Node& node, const std::vector<std::string>& users, HealthFinder& health) {
   BlockDevice& device = *node.device;
   json below = json::array();
   device.for_each_below([&](BlockDevice& each) {
@@ -128,7 +129,7 @@ json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health)
              {"read_only", device.read_only()},
              {"logical_block", device.logical_block()},
              {"devices", std::move(below)},
-             {"users", engine.graph().users(device)},
+             {"users", users},
              {"state", engine::to_string(health.of(device))}};
   if (!node.problem.empty()) entry["problem"] = node.problem;
   if (node.internal) entry["internal"] = true;
@@ -155,8 +156,11 @@ json device_of(engine::Engine& engine, engine::Node& node, HealthFinder& health)
 json status_of(engine::Engine& engine, const Host& host) {
   json devices = json::array();
   HealthFinder health(engine);
-  engine.for_each_node(
-      [&](engine::Node& node) { devices.push_back(device_of(engine, node, health)); });
+  std::optional<std::unordered_map<const engine::Node*, std::vector<std::string>>> users;
+  engine.for_each_node([&](engine::Node& node) {
+    if (!users) users = engine.graph().all_users();  // here, where the structure stays as it is
+    devices.push_back(device_of(node, (*users)[&node], health));
+  });
   json unavailable = json::array();
   for (const engine::Unavailable& each : engine.unavailable())
     unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});

@@ -11,6 +11,16 @@
 #include "volfs/dm/mapped_device.h"
 
 namespace volfs::engine {
+namespace {
+
+// What a loaded table names: it must be there when the table takes over.
+std::vector<std::string> names_to_come(const Node& node) {
+  const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
+  if (!map) return {};
+  return map->deps(dm::MappedDevice::Which::inactive);
+}
+
+}  // namespace
 
 std::string_view to_string(Health health) {
   constexpr std::string_view names[] = {"active", "degraded", "partial", "failed"};
@@ -119,9 +129,7 @@ std::vector<std::string> Graph::users_locked(const BlockDevice& device) const {
     bool uses = false;
     node->device->for_each_below(
         [&](BlockDevice& below) { uses |= &below == &device || (front && &below == front); });
-    // What a loaded table names must be there when the table takes over.
-    if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node->device.get()))
-      uses |= std::ranges::count(map->deps(dm::MappedDevice::Which::inactive), name_below) > 0;
+    uses |= std::ranges::count(names_to_come(*node), name_below) > 0;
     if (uses) found.push_back(node.get());
   }
   std::ranges::sort(found, {}, &Node::serial);
@@ -133,6 +141,32 @@ std::vector<std::string> Graph::users_locked(const BlockDevice& device) const {
 std::vector<std::string> Graph::users(const BlockDevice& device) const {
   const std::lock_guard lock(mutex_);
   return users_locked(device);
+}
+
+std::unordered_map<const Node*, std::vector<std::string>> Graph::all_users() const {
+  const std::lock_guard lock(mutex_);
+  std::unordered_map<std::string, const Node*> by_name;  // as their devices call themselves
+  std::vector<const Node*> by_age;
+  for (const auto& [name, node] : nodes_) {
+    by_name.emplace(node->device->name(), node.get());
+    by_age.push_back(node.get());
+  }
+  std::ranges::sort(by_age, {}, &Node::serial);
+  std::unordered_map<const Node*, std::vector<std::string>> users;
+  for (const Node* node : by_age) {
+    const auto stands_on = [&](const Node* below) {
+      if (below == node) return;
+      auto& names = users[below];
+      if (names.empty() || names.back() != node->name) names.push_back(node->name);
+    };
+    node->device->for_each_below([&](BlockDevice& below) {
+      if (const auto known = by_device_.find(&below); known != by_device_.end())
+        stands_on(known->second);
+    });
+    for (const std::string& name : names_to_come(*node))
+      if (const auto known = by_name.find(name); known != by_name.end()) stands_on(known->second);
+  }
+  return users;
 }
 
 Status Graph::remove(std::string_view name) {

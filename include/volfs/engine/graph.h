@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -94,6 +95,9 @@ class Graph {
 
   // The names of what stands directly on DEVICE, in the order of building.
   std::vector<std::string> users(const BlockDevice& device) const;
+  // The same of every node at once, in the time of one look at each; those without are left out.
+  // The nodes are valid while the caller keeps them from being removed.
+  std::unordered_map<const Node*, std::vector<std::string>> all_users() const;
   // All nodes, each after what it stands on.
   std::vector<Node*> nodes() const;
 
