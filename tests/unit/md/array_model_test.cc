@@ -223,10 +223,11 @@ class Model {
   }
   // Sectors cannot be written: they are bad (or their member fails) until they can be again.
   void spoil_writes(FaultDevice& victim) {
+    const uint64_t data = must(scan(victim))->data_offset;
     const auto range = random_range(random_, 128 * KiB, 512, 16 * KiB);
     victim.add({.op = FaultOp::write,
-                .begin = 1 * MiB + range.offset,
-                .end = 1 * MiB + range.offset + range.length,
+                .begin = data + range.offset,
+                .end = data + range.offset + range.length,
                 .error = EIO});
     for (int i = 0; i < 4; ++i) write();
     for (int i = 0; i < 4; ++i) read();
@@ -240,7 +241,7 @@ class Model {
     const auto members = in_sync_members();
     const size_t disk = disk_of(members[random_.below(members.size())].device);
     const auto range = random_range(random_, 128 * KiB, 512, 8 * KiB);
-    faults_[disk]->add_latent(1 * MiB + range.offset, range.length);
+    faults_[disk]->add_latent(must(scan(*faults_[disk]))->data_offset + range.offset, range.length);
   }
 
   // ---- ends
