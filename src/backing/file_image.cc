@@ -112,6 +112,11 @@ Status FileImage::counted(IoClass which, uint64_t bytes, Work work) {
   return status;
 }
 
+bool FileImage::overlaps(const FileImage& other) const {
+  return file_->identity() == other.file_->identity() && start_ < other.start_ + other.size() &&
+         other.start_ < start_ + size();
+}
+
 Status FileImage::do_read(uint64_t offset, IoSpan iov) {
   const uint64_t length = total_length(iov);
   return located(counted(IoClass::read, length, [&] { return file_->read(start_ + offset, iov); }),

@@ -126,6 +126,7 @@ Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool
   if (!fd) return fail_sys(errno, path + ": open");
   std::shared_ptr<ImageFile> file(new ImageFile);
   file->path_ = path;
+  file->identity_ = identity;
   file->fd_ = std::move(fd);
   file->claim_ = std::move(claim);
   file->write_ = write;

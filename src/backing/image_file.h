@@ -40,6 +40,7 @@ class ImageFile {
   Result<Allocation> allocation(uint64_t offset, uint64_t length);
   Status flush();
 
+  const FileIdentity& identity() const { return identity_; }
   // For a ring that did the system call itself. EIO if the file has become shorter than END.
   Status check_end(uint64_t end) const;
   // Notes a failed fdatasync; the file's sticky state.
@@ -61,6 +62,7 @@ class ImageFile {
   Status bounce(uint64_t offset, IoSpan iov, bool in, Call call);
 
   std::string path_;  // as it was opened first; for messages
+  FileIdentity identity_;
   UniqueFd fd_;
   std::shared_ptr<Claim> claim_;
   bool write_ = false, direct_ = false, block_device_ = false;

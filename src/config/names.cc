@@ -173,4 +173,11 @@ bool is_lvm_uuid(std::string_view text) {
   return i == text.size();
 }
 
+std::optional<std::string> bad_map_uuid(std::string_view uuid) {
+  constexpr size_t most = 128;
+  if (uuid.size() <= most && uuid.find_first_of(" \t\n/") == std::string_view::npos)
+    return std::nullopt;
+  return fmt::format("at most {} bytes without blanks and '/'", most);
+}
+
 }  // namespace volfs::config

@@ -23,9 +23,6 @@ constexpr std::array<std::string_view, 9> snapshot_keys{"origin",
 constexpr std::array<std::string_view, 2> cow_keys{"path", "size"};
 constexpr std::array<std::string_view, 4> map_keys{"table", "readonly", "uuid", "hidden"};
 
-// dm's limit for a uuid, with the closing NUL one more.
-constexpr size_t most_map_uuid = 128;
-
 void read_cow(MapReader& reader, Snapshot& snapshot) {
   constexpr std::string_view expected = "a device's name, or a map with path and size";
   const Node* node = reader.require("cow", fmt::format("'cow:' and {}", expected));
@@ -157,11 +154,11 @@ void read_map(Context& context, const Node& node, Map& map) {
   reader.read("readonly", map.readonly);
   reader.read("hidden", map.hidden);
   reader.read("uuid", map.uuid, "a text");
-  if (map.uuid && (map.uuid->value.size() > most_map_uuid ||
-                   map.uuid->value.find_first_of(" \t\n/") != std::string::npos))
+  if (!map.uuid) return;
+  if (const auto expected = bad_map_uuid(map.uuid->value))
     context.report(map.uuid->at,
                    fmt::format("'uuid' of {} is {}", reader.owner(), quote(map.uuid->value)),
-                   fmt::format("at most {} bytes without blanks and '/'", most_map_uuid));
+                   *expected);
 }
 
 }  // namespace

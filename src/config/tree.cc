@@ -116,6 +116,9 @@ class TreeBuilder : public YAML::EventHandler {
                 const std::string& value) override {
     Node& node = make(mark, Node::Kind::scalar, anchor);
     check_tag(node, tag);
+    // No name, path or table has one, and the calls that take them would end there.
+    if (value.find('\0') != std::string::npos)
+      stop(place(mark), "a text with a NUL byte", "a text without");
     node.text = value;
     attach(node);
   }

@@ -78,7 +78,7 @@ unsigned stack_depth(const BlockDevice& device, unsigned limit) {
   return HeightFinder(limit, nullptr).height(device);
 }
 
-// One of suspend, resume, load and clear at a time. They may wait long, so it is not a Mutex.
+// One of suspend and resume at a time. They may wait long, so it is not a Mutex.
 class MappedDevice::Turn {
  public:
   explicit Turn(MappedDevice& device) : device_(device) {
@@ -136,29 +136,28 @@ void MappedDevice::retire(std::unique_ptr<Table> table) {
 Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolve,
                           const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
-  const Turn turn(*this);
-  std::unique_lock<Mutex> resolving;
-  if (options.resolving) resolving = std::unique_lock(*options.resolving);
   VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
                                             std::make_shared<EventSink>(*this), options.origins));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
-  {
-    const std::lock_guard lock(mutex_);
-    std::swap(inactive_, table);
-  }
-  if (resolving) resolving.unlock();
-  retire(std::move(table));
-  return {};
+  return replace_inactive(std::move(table));
 }
 
-void MappedDevice::clear() {
-  const Turn turn(*this);
-  std::unique_ptr<Table> table;
+Status MappedDevice::clear() {
+  return replace_inactive(nullptr);
+}
+
+// Not in turn: a suspend that waits for its I/O must not keep a table from being loaded.
+Status MappedDevice::replace_inactive(std::unique_ptr<Table> table) {
   {
     const std::lock_guard lock(mutex_);
-    table = std::move(inactive_);
+    if (entering_)
+      return fail(Error::make(
+          EBUSY,
+          fmt::format("{}: the table that is loaded is just becoming the active one", name())));
+    std::swap(inactive_, table);
   }
   retire(std::move(table));
+  return {};
 }
 
 Status MappedDevice::suspend(const SuspendOptions& options) {
@@ -189,11 +188,22 @@ Status MappedDevice::suspend_in_turn(const SuspendOptions& options) {
 
 Status MappedDevice::resume(const SuspendOptions& options) {
   const Turn turn(*this);
-  if (inactive_) {
-    VOLFS_TRY(in(name(), inactive_->check_ranges()));
-    VOLFS_TRY(in(name(), check_stack(*inactive_, *this)));
-    VOLFS_TRY(suspend_in_turn(options));
-    swap_in_turn();
+  const auto enter = [this](bool on) {
+    const std::lock_guard lock(mutex_);
+    entering_ = on && inactive_;
+    return entering_;
+  };
+  if (enter(true)) {
+    const auto swap = [&]() -> Status {
+      VOLFS_TRY(in(name(), inactive_->check_ranges()));
+      VOLFS_TRY(in(name(), check_stack(*inactive_, *this)));
+      VOLFS_TRY(suspend_in_turn(options));
+      swap_in_turn();
+      return {};
+    };
+    Status swapped = swap();
+    enter(false);
+    VOLFS_TRY(std::move(swapped));
   }
   if (!suspended()) return {};
   if (active_) {

@@ -17,6 +17,10 @@ struct FoundGroup;
 struct PvInfo;
 }  // namespace volfs::lvm
 
+namespace volfs {
+class FileImage;
+}
+
 namespace volfs::engine {
 
 class Assembler {
@@ -79,5 +83,9 @@ class Assembler {
 
 // The path that a definition means.
 std::string resolve_path(const std::string& directory, const std::string& path);
+
+// EBUSY: an image of the graph has bytes of the same file, under whatever name, and one of the two
+// can be written.
+Status check_overlap(const Graph& graph, const FileImage& image);
 
 }  // namespace volfs::engine

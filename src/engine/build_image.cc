@@ -2,10 +2,24 @@
 // Images: the files and block devices of a definition.
 #include <fmt/format.h>
 
+#include <cerrno>
+
 #include "assembler.h"
 #include "volfs/backing/image.h"
 
 namespace volfs::engine {
+
+Status check_overlap(const Graph& graph, const FileImage& image) {
+  for (const Node* node : graph.nodes()) {
+    const auto* other = dynamic_cast<const FileImage*>(node->device.get());
+    if (!other || (other->read_only() && image.read_only()) || !image.overlaps(*other)) continue;
+    return fail(Error::make(
+        EBUSY, fmt::format("{}: is, at least in part, what the image '{}' ({}) is too: expected "
+                           "a file of its own, other bytes, or 'readonly: true' for both",
+                           image.path(), node->name, other->path())));
+  }
+  return {};
+}
 
 void Assembler::build(const config::Image& image) {
   const std::string path = resolve_path(options_.directory, image.path.value);
@@ -21,6 +35,8 @@ void Assembler::build(const config::Image& image) {
   if (image.size && (*opened)->size() < image.size->value)
     return report(image.size->at, fmt::format("{}: {} is smaller than that: {} bytes",
                                               image.name.value, path, (*opened)->size()));
+  if (auto alone = check_overlap(engine_->graph(), **opened); !alone)
+    return report(image.path.at, alone.error().text());
   if (Node* node = add(image.name, Kind::image, std::move(*opened), true))
     node->read_only_wanted = image.readonly.value;
 }

@@ -107,16 +107,18 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
   return PinnedMap(std::move(pin), *mapped);
 }
 
+// Builds a table, which may read disks and so must not hold the structure lock: PINS keep what it
+// stands on until the map, which is in the graph then, is known to use it.
 Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
-                          Mutex* resolving) {
+                          std::vector<Graph::Pin>& pins) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
-  const auto resolve = [this](std::string_view name) -> Result<BlockDevice*> {
-    if (Node* node = graph_.find(name)) return &node->shown();
-    return fail(Error::make(ENXIO, "there is no such device"));
+  const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
+    auto pin = graph_.pin(name);
+    if (!pin) return fail(Error::make(ENXIO, "there is no such device"));
+    pins.push_back(std::move(*pin));
+    return &pins.back()->shown();
   };
-  return map.load(
-      rows, resolve,
-      {.read_only = read_only || read_only_, .origins = &origins_, .resolving = resolving});
+  return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
 }
 
 namespace {
@@ -129,16 +131,34 @@ Status check_name(std::string_view name) {
 
 }  // namespace
 
-Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,
-                          bool read_only) {
-  const std::lock_guard lock(structure_);
+Status Engine::check_new_map(std::string_view name, std::string_view uuid) const {
   VOLFS_TRY(check_name(name));
   if (graph_.find(name))
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
+  if (uuid.empty()) return {};
+  if (const auto expected = config::bad_map_uuid(uuid))
+    return fail_invalid(
+        fmt::format("{}: '{}' is not a uuid for a map; expected {}", name, uuid, *expected));
+  for (const Node* node : graph_.nodes())
+    if (node->uuid == uuid)
+      return fail(Error::make(
+          EEXIST, fmt::format("{}: the uuid '{}' is that of {}", name, uuid, node->name)));
+  return {};
+}
+
+Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,
+                          bool read_only) {
+  {
+    const std::lock_guard lock(structure_);
+    VOLFS_TRY(check_new_map(name, uuid));
+  }
+  std::vector<Graph::Pin> pins;
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
   dm::MappedDevice& mapped = *owned;
-  VOLFS_TRY(in(name, load_table(mapped, table, read_only, nullptr)));
+  VOLFS_TRY(in(name, load_table(mapped, table, read_only, pins)));
   VOLFS_TRY(mapped.resume());
+  const std::lock_guard lock(structure_);
+  VOLFS_TRY(check_new_map(name, uuid));
   VOLFS_TRY_ASSIGN(Node* const node, graph_.add(std::string(name), Kind::map, std::move(owned)));
   node->uuid = uuid;
   auto volume = catalog_->add(name, mapped);
@@ -157,24 +177,23 @@ Result<std::string> Engine::map_check(std::string_view name, std::string_view ta
     if (row.type.starts_with("snapshot"))
       return fail(
           Error::make(EOPNOTSUPP, fmt::format("{}: a table with snapshots cannot be tried", name)));
-  const std::lock_guard lock(structure_);
+  std::vector<Graph::Pin> pins;
   dm::MappedDevice trial{std::string(name)};
-  VOLFS_TRY(in(name, load_table(trial, table, read_only, nullptr)));
+  VOLFS_TRY(in(name, load_table(trial, table, read_only, pins)));
   return trial.table(dm::MappedDevice::Which::inactive);
 }
 
-// Loading and clearing may have to wait for a suspend, and that, like resuming and messages, for
-// I/O: none may hold the structure lock meanwhile.
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  VOLFS_TRY(in(name, load_table(*map, table, read_only, &structure_)));
+  std::vector<Graph::Pin> pins;
+  VOLFS_TRY(in(name, load_table(*map, table, read_only, pins)));
   events_.publish({"map.loaded", std::string(name), {}});
   return {};
 }
 
 Status Engine::map_clear(std::string_view name) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  map->clear();
+  VOLFS_TRY(map->clear());
   events_.publish({"map.cleared", std::string(name), {}});
   return {};
 }
@@ -211,7 +230,7 @@ void Engine::release_suspended() {
     auto pin = graph_.pin(name);
     if (!pin) continue;
     auto& mapped = dynamic_cast<dm::MappedDevice&>(*(*pin)->device);
-    mapped.clear();
+    if (auto cleared = mapped.clear(); !cleared) log_warning("{}", cleared.error().text());
     log_warning("{}: was suspended; it goes on with its active table, so that its I/O can end",
                 name);
     if (auto resumed = mapped.resume(); !resumed) log_error("{}", resumed.error().text());
@@ -231,45 +250,60 @@ void Engine::wait_unused(std::string_view name) const {
   if (const auto volume = catalog_->find(name)) volume->wait_unused(now() + patience);
 }
 
-// The structure lock is held.
-Status Engine::remove_node(Node& node) {
+// The structure lock is held; what is returned must go without it, because a device may write as it
+// goes.
+Result<Engine::Gone> Engine::remove_node(Node& node) {
   const std::string name = node.name;
   if (const auto users = graph_.users(*node.device); !users.empty())
     return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
   VOLFS_TRY(snapshots_->check_removable(node));
+  Gone gone;
+  node.device->for_each_below([&](BlockDevice& below) {
+    if (const Node* each = graph_.find(below))
+      if (auto pin = graph_.pin(each->name)) gone.below.push_back(std::move(*pin));
+  });
   const bool exposed = node.volume != nullptr;
   if (exposed) VOLFS_TRY(catalog_->remove(name));
   node.volume.reset();
-  auto removed = graph_.remove(name);
+  auto taken = graph_.take(name);
+  if (taken) {
+    gone.node = std::move(*taken);
+    return gone;
+  }
   // An operation that began meanwhile keeps it: show it again.
-  if (!removed && exposed) node.volume = catalog_->add(name, node.shown()).value_or(nullptr);
-  return removed;
+  if (exposed) node.volume = catalog_->add(name, node.shown()).value_or(nullptr);
+  return fail(std::move(taken.error()));
 }
 
 Status Engine::map_remove(std::string_view name) {
   wait_unused(name);
+  Gone gone;
   const std::lock_guard lock(structure_);
   Node* node = nullptr;
   {
     VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
     node = &map.node();
   }
-  return remove_node(*node);
+  VOLFS_TRY_ASSIGN(gone, remove_node(*node));
+  return {};
 }
 
 Status Engine::array_stop(std::string_view name) {
   wait_unused(name);
-  const std::lock_guard lock(structure_);
-  Node* node = nullptr;
   {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::array)
       return fail(Error::make(
           ENOTTY, fmt::format("{}: not an array but an {}", name, to_string(pin->kind))));
     VOLFS_TRY(pin->device->flush());
-    node = &*pin;
   }
-  return remove_node(*node);
+  Gone gone;
+  const std::lock_guard lock(structure_);
+  Node* const node = graph_.find(name);
+  if (!node || node->kind != Kind::array)
+    return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+  VOLFS_TRY_ASSIGN(gone, remove_node(*node));
+  return {};
 }
 
 Status Engine::map_rename(std::string_view from, std::string_view to) {

@@ -169,24 +169,24 @@ std::unordered_map<const Node*, std::vector<std::string>> Graph::all_users() con
   return users;
 }
 
+Result<std::unique_ptr<Node>> Graph::take(std::string_view name) {
+  const std::lock_guard lock(mutex_);
+  const auto it = nodes_.find(name);
+  if (it == nodes_.end()) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+  if (const auto names = users_locked(*it->second->device); !names.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, fmt::join(names, ", "))));
+  if (it->second->pins > 0)
+    return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", name)));
+  std::unique_ptr<Node> taken = std::move(it->second);
+  by_device_.erase(taken->device.get());
+  by_device_.erase(taken->front.get());
+  std::erase_if(aliases_, [&](const auto& alias) { return alias.second == taken.get(); });
+  nodes_.erase(it);
+  return taken;
+}
+
 Status Graph::remove(std::string_view name) {
-  std::unique_ptr<Node> gone;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto it = nodes_.find(name);
-    if (it == nodes_.end())
-      return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
-    if (const auto names = users_locked(*it->second->device); !names.empty())
-      return fail(
-          Error::make(EBUSY, fmt::format("{}: in use by {}", name, fmt::join(names, ", "))));
-    if (it->second->pins > 0)
-      return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", name)));
-    gone = std::move(it->second);
-    by_device_.erase(gone->device.get());
-    by_device_.erase(gone->front.get());
-    std::erase_if(aliases_, [&](const auto& alias) { return alias.second == gone.get(); });
-    nodes_.erase(it);
-  }
+  VOLFS_TRY_ASSIGN(const auto taken, take(name));
   return {};
 }
 

@@ -311,7 +311,7 @@ void GroupReload::undo() {
     if (!status) log_error("undoing a change: {}", status.error().text());
   };
   for (Item& item : items_)
-    if (item.node) map_of(*item.node).clear();
+    if (item.node) told(map_of(*item.node).clear());
   {
     const std::lock_guard lock(engine_.structure_);
     for (auto renamed = renamed_.rbegin(); renamed != renamed_.rend(); ++renamed) {

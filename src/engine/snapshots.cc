@@ -125,6 +125,7 @@ Result<Snapshots::Store> Snapshots::open_store(const SnapshotRequest& request,
   }
   const auto open = [&]() -> Status {
     VOLFS_TRY_ASSIGN(auto image, FileImage::open(store.name, store.path, {}));
+    VOLFS_TRY(check_overlap(engine_.graph_, *image));
     VOLFS_TRY_ASSIGN(const dm::StoreInfo info, dm::inspect_store(*image));
     if (info.kind == dm::StoreInfo::Kind::store)
       return fail(Error::make(EEXIST, store.path + ": holds the store of a snapshot already; "

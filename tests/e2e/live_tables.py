@@ -283,6 +283,44 @@ def test_killed_programs_leave_a_suspended_map(t):
     equal((t.path / "disk0.img").read_bytes()[:len(expected)], expected, "its image")
 
 
+def test_a_suspend_that_waits_locks_nothing_else(t):
+    data = fresh(t)
+    low, top = t.mnt / "low", t.mnt / "top"
+    in_map("create", low, "--table", "0 64 linear data 0")
+    in_map("create", top, "--table", "0 64 linear low 0")
+    in_map("suspend", low)
+    waiting = [subprocess.Popen(["dd", f"if={top}", "of=/dev/null", "bs=4k", "count=1",
+                                 "iflag=direct", "status=none"])]
+    time.sleep(0.3)
+    waiting.append(subprocess.Popen([lab.VOLFS, "map", "suspend", top]))
+    time.sleep(0.3)
+    in_map("load", top, "--table", "0 32 zero", timeout=20)
+    in_map("load", top, "--table", "0 64 linear data 64", timeout=20)
+    run("cat", t.mnt / ".volfs/table", timeout=20)
+    in_map("create", t.mnt / "third", "--table", "0 64 zero", timeout=20)
+    in_map("remove", t.mnt / "third", timeout=20)
+    holds("low" in volfs("status", t.mnt, timeout=20), "status beside a suspend that waits")
+    equal([process.poll() for process in waiting], [None, None], "a read and a suspend that wait")
+    in_map("resume", low)
+    equal([process.wait(60) for process in waiting], [0, 0], "what waited")
+    in_map("resume", top)
+    equal(first_byte(top), b"0", "the table that was loaded meanwhile")
+    t.umount()
+
+
+def test_uuids_of_maps_are_checked(t):
+    fresh(t)
+    new = t.mnt / "new"
+    in_map("create", new, "--table", "0 64 zero", "-u", "first")
+    for uuid, why in (("a b", "expected at most 128 bytes without blanks and '/'"),
+                      ("a/b", "expected at most 128 bytes without blanks and '/'"),
+                      ("x" * 129, "expected at most 128 bytes without blanks and '/'"),
+                      ("first", "the uuid 'first' is that of new")):
+        said = refused("create", t.mnt / "bad", "--table", "0 64 zero", "-u", uuid)
+        holds(why in said, f"the refusal of a uuid: {said}")
+    t.umount()
+
+
 def test_messages_reach_a_target(t):
     data = fresh(t)
     in_map("create", t.mnt / "dusty", "--table", "0 8192 dust data 0 512")

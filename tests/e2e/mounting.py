@@ -472,4 +472,25 @@ def test_help_has_examples_and_wrong_usage_ends_with_2(t):
     holds("fifo: " in message, message)
 
 
+def test_one_file_under_two_names_is_refused(t):
+    (t.path / "a.img").write_bytes(bytes(1 * lab.MiB))
+    os.symlink("a.img", t.path / "soft.img")
+    os.link(t.path / "a.img", t.path / "hard.img")
+    for other in ("soft.img", "hard.img", t.path / "a.img"):
+        for readonly in (False, True):
+            definition = t.define(f"""
+volfs: 1
+images:
+  a: {{path: a.img, readonly: {str(readonly).lower()}}}
+  b: {{path: {other}, readonly: {str(readonly).lower()}}}
+maps: {{x: {{table: "0 64 linear a 0"}}, y: {{table: "0 64 linear b 0"}}}}
+""")
+            if readonly:
+                t.mount(definition)
+                t.umount()
+                continue
+            said = lab.stderr_of(lab.VOLFS, "mount", definition, t.mnt, status=2)
+            lab.holds("is, at least in part, what the image 'a' (" in said, f"the refusal: {said}")
+
+
 lab.main(globals())

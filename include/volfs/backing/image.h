@@ -68,6 +68,8 @@ class FileImage final : public BlockDevice {
   // All I/O on it, however it came.
   IoCounters& counters() { return counters_; }
   const IoCounters& counters() const { return counters_; }
+  // Whether both use some byte of the same file, under whatever path it was opened.
+  bool overlaps(const FileImage& other) const;
   // For the rings of backing/.
   ImageFile& file() const { return *file_; }
 

@@ -17,4 +17,7 @@ inline constexpr size_t max_name_length = 127;
 // nothing if it is good.
 std::optional<std::string> bad_device_name(std::string_view name);
 
+// The same of the uuid of a map (dm's limit is 128 bytes, with the closing NUL one more).
+std::optional<std::string> bad_map_uuid(std::string_view uuid);
+
 }  // namespace volfs::config

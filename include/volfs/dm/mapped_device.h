@@ -3,8 +3,8 @@
 // use. It has room for two tables: the active one serves I/O, the inactive one was loaded and
 // takes over at the next resume. This is the kernel's life cycle: load, suspend, resume.
 //
-// Threads: everything may be called by any thread. suspend, resume, load and clear take turns;
-// the texts, message and info do not wait for them. Lifetime: the devices that a table uses must
+// Threads: everything may be called by any thread. suspend and resume take turns; nothing else
+// waits for them. Lifetime: the devices that a table uses must
 // outlive it; a table is gone when the call that removed it (resume, clear, load) has returned.
 #pragma once
 
@@ -41,9 +41,6 @@ class MappedDevice final : public BlockDevice {
     bool read_only = false;
     std::string_view place = "table";   // stands before the line in errors
     OriginRegistry* origins = nullptr;  // for the snapshot targets; outlives the table
-    // Taken after the turn and held while devices are resolved, until the table is in its place:
-    // who waits here for a long suspend must not keep others from it.
-    Mutex* resolving = nullptr;
   };
   struct SuspendOptions {
     bool flush = true;           // false: --noflush
@@ -69,8 +66,8 @@ class MappedDevice final : public BlockDevice {
   Status load(std::span<const TableRow> rows, const Resolver& resolve) {
     return load(rows, resolve, LoadOptions());
   }
-  // Drops the inactive table, if there is one.
-  void clear();
+  // Drops the inactive table, if there is one. EBUSY, as load: a resume is putting it in place.
+  Status clear();
 
   // Lets no new I/O in, waits for what is under way, and flushes. New I/O waits (map with
   // Wait::no is false). ETIMEDOUT when the deadline has passed: then nothing is changed. A
@@ -121,6 +118,7 @@ class MappedDevice final : public BlockDevice {
   Service do_service(Op op) const override;
   void do_for_each_below(const Visit& visit) const override;
 
+  Status replace_inactive(std::unique_ptr<Table> table);
   Status suspend_in_turn(const SuspendOptions& options);
   void swap_in_turn();
   void took_table();
@@ -133,6 +131,7 @@ class MappedDevice final : public BlockDevice {
   mutable Mutex mutex_;  // guards the tables' pointers and the events; held briefly
   CondVar changed_;
   bool turn_taken_ = false;
+  bool entering_ = false;  // a resume uses inactive_
   std::unique_ptr<Table> active_, inactive_;
   uint32_t event_nr_ = 0;
   std::atomic<uint32_t> open_count_{0};

@@ -128,9 +128,15 @@ class Engine {
   class PinnedMap;
   Result<PinnedMap> pin_map(std::string_view name) const;
   void wait_unused(std::string_view name) const;
-  Status remove_node(Node& node);
+  // A device that was taken out of the graph: it goes, and only then may what it stood on go.
+  struct Gone {
+    std::vector<Graph::Pin> below;
+    std::unique_ptr<Node> node;
+  };
+  Result<Gone> remove_node(Node& node);
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
-                    Mutex* resolving);
+                    std::vector<Graph::Pin>& pins);
+  Status check_new_map(std::string_view name, std::string_view uuid) const;
 
   EventHub events_;
   std::string source_;

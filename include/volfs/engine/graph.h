@@ -89,8 +89,9 @@ class Graph {
   // A second name by which find() and pin() know a node, for as long as the node is there.
   void add_alias(std::string alias, Node& node);
   void remove_alias(std::string_view alias);
-  // ENOENT, EBUSY with the users' names or while it is pinned. The device is destroyed.
-  Status remove(std::string_view name);
+  // ENOENT, EBUSY with the users' names or while it is pinned. Who takes it destroys it.
+  Result<std::unique_ptr<Node>> take(std::string_view name);
+  Status remove(std::string_view name);  // and destroys it
   Status rename(std::string_view from, std::string_view to);
 
   // The names of what stands directly on DEVICE, in the order of building.

@@ -121,6 +121,21 @@ TEST_CASE("all images of a file go one way, through the page cache or past it") 
   CHECK_FALSE(open_image(path)->direct());
 }
 
+TEST_CASE("images know whether they share bytes, whatever their file is called") {
+  const TempDir dir;
+  const std::string path = dir.file("disk.img", MiB);
+  std::filesystem::create_symlink(path, dir.path("soft"));
+  std::filesystem::create_hard_link(path, dir.path("hard"));
+  const auto first = open_image(path, {.length = 512 * KiB});
+  for (const char* name : {"disk.img", "soft", "hard"}) {
+    const auto last_block = open_image(dir.path(name), {.offset = 511 * KiB});
+    CHECK(last_block->overlaps(*first));
+    CHECK(first->overlaps(*last_block));
+    CHECK_FALSE(open_image(dir.path(name), {.offset = 512 * KiB})->overlaps(*first));
+  }
+  CHECK_FALSE(open_image(dir.file("other.img", MiB))->overlaps(*first));
+}
+
 TEST_CASE("an image that was cut off fails what lies past its end, and is not made longer") {
   const TempDir dir;
   for (const bool direct : {false, true}) {

@@ -217,6 +217,42 @@ TEST_CASE("texts and information do not wait for a suspend that waits") {
   CHECK(map.status() == "0 8 dust disk0 fail_read_on_bad_block verbose\n");
 }
 
+TEST_CASE("a table is loaded and dropped beside a suspend that waits, but not under a resume") {
+  SimScheduler sim(test_seed());
+  INFO("VOLFS_SEED=", sim.seed());
+  Lab lab(1);
+  MappedDevice map("map");
+  REQUIRE(lab.set(map, "0 8 linear disk0 0") == "");
+  Mapping held;
+  REQUIRE(map.map(Op::read, 0, sector_size, Wait::no, held));
+  auto suspender = Thread::start("suspender", [&] { CHECK(map.suspend()); });
+  REQUIRE(suspender);
+  while (!map.suspended()) sleep_for(seconds(1));
+  REQUIRE(lab.load(map, "0 16 zero"));
+  CHECK(map.clear());
+  CHECK(map.table(Which::inactive) == "");
+  REQUIRE(lab.load(map, "0 24 zero"));
+  held.clear();
+  suspender->join();
+  REQUIRE(map.resume());
+  CHECK(map.size() == 24 * sector_size);
+
+  REQUIRE(map.map(Op::read, 0, sector_size, Wait::no, held));
+  REQUIRE(lab.load(map, "0 8 zero"));
+  auto resumer = Thread::start("resumer", [&] { CHECK(map.resume()); });
+  REQUIRE(resumer);
+  while (!map.suspended()) sleep_for(seconds(1));
+  const auto late = lab.load(map, "0 16 zero");
+  REQUIRE(!late);
+  CHECK(late.error().code() == EBUSY);
+  CHECK(map.clear().error().code() == EBUSY);
+  CHECK(map.table(Which::inactive) == "0 8 zero \n");
+  held.clear();
+  resumer->join();
+  CHECK(map.size() == 8 * sector_size);
+  CHECK(map.clear());
+}
+
 TEST_CASE("messages go to the target at their sector") {
   Lab lab(1);
   MappedDevice map("map");
