@@ -3,11 +3,19 @@
 
 #include <fcntl.h>
 
+#include <unistd.h>
+
 #include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <mutex>
+#include <system_error>
+#include <utility>
 
 #include "volfs/log.h"
+#include "volfs/process_name.h"
 #include "volfs/sync.h"
 
 namespace volfs {
@@ -38,6 +46,54 @@ int set_lock(int fd, short type) {
   return ::fcntl(fd, F_OFD_SETLK, &range) == 0 ? 0 : errno;
 }
 
+bool is_busy(int error) {
+  return error == EAGAIN || error == EACCES;
+}
+
+enum class Holder { none, serving, ending };
+
+// Whether another volfs, of a user into whose processes we may look, has the file open.
+Holder holder_of(const FileIdentity& identity) {
+  Holder found = Holder::none;
+  std::error_code ignored;
+  for (const auto& each : std::filesystem::directory_iterator("/proc", ignored)) {
+    const pid_t process = std::atoi(each.path().filename().c_str());
+    if (process <= 0 || process == getpid()) continue;
+    const std::string name = process_name(process);
+    // As a helper of mount(8) it is mount.volfs or mount.fuse.volf(s).
+    if (name.find("volf") == std::string::npos) continue;
+    for (const auto& fd : std::filesystem::directory_iterator(each.path() / "fd", ignored)) {
+      struct stat st{};
+      if (::stat(fd.path().c_str(), &st) != 0 || FileIdentity::of(st) != identity) continue;
+      if (name == ending_name) return Holder::ending;
+      found = Holder::serving;
+    }
+  }
+  return found;
+}
+
+// A volfs that was unmounted still has to write what it holds; then its images are free. One that
+// seems to serve may not have noticed yet.
+int lock_after_the_end_of_another(int fd, const std::string& path, short type) {
+  struct stat st{};
+  if (::fstat(fd, &st) != 0) return errno;
+  const TimePoint begin = now();
+  int error = EAGAIN;
+  for (bool told = false; is_busy(error);) {
+    const Holder holder = holder_of(FileIdentity::of(st));
+    const Nanos patience = std::chrono::seconds(holder == Holder::ending    ? 10
+                                                : holder == Holder::serving ? 1
+                                                                            : 0);
+    const bool last = now() - begin >= patience;
+    if (now() - begin > std::chrono::seconds(1) && !last && !std::exchange(told, true))
+      log_info("{}: waiting for the end of the volfs that had it mounted", path);
+    if (!last) sleep_for(std::chrono::milliseconds(50));
+    error = set_lock(fd, type);
+    if (last) break;
+  }
+  return error;
+}
+
 }  // namespace
 
 FileIdentity FileIdentity::of(const struct stat& st) {
@@ -55,9 +111,11 @@ Result<struct stat> stat_image(const std::string& path) {
 }
 
 Status Claim::lock_file(int fd, const std::string& path, bool write) {
-  const int error = set_lock(fd, write ? F_WRLCK : F_RDLCK);
+  const short type = write ? F_WRLCK : F_RDLCK;
+  int error = set_lock(fd, type);
+  if (is_busy(error)) error = lock_after_the_end_of_another(fd, path, type);
   if (error == 0) return {};
-  if (error == EAGAIN || error == EACCES)
+  if (is_busy(error))
     return fail(Error::make(EBUSY, path + (write ? ": in use by another program"
                                                  : ": another program is writing to it")));
   if (error == ENOLCK || error == EINVAL || error == EOPNOTSUPP || error == ENOSYS) {

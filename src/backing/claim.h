@@ -24,8 +24,8 @@ struct FileIdentity {
 
 class Claim {
  public:
-  // EBUSY if another process has it. Without LOCK it is only opened. A claim for reading becomes
-  // one for writing when WRITE asks.
+  // EBUSY if another process has it; for a volfs that is ending it is waited, 10 s at most. Without
+  // LOCK it is only opened. A claim for reading becomes one for writing when WRITE asks.
   static Result<std::shared_ptr<Claim>> take(const std::string& path, bool write, bool lock);
   // Buffered; open for reading, and for writing if any claimant writes. For looking at tables.
   int fd() const { return fd_.get(); }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cli.h"
+#include "unmount.h"
 #include "volfs/log.h"
 
 namespace volfs::cli {
@@ -94,5 +95,6 @@ int main(int argc, char** argv) {
   const std::string name = argc > 0 ? argv[0] : "";
   const std::string base = name.substr(name.find_last_of('/') + 1);
   if (base.starts_with("mount.")) return volfs::cli::mount_helper(argc, argv);
+  if (base.starts_with("umount.")) return volfs::cli::umount_helper(argc, argv);
   return volfs::cli::run(argc, argv);
 }

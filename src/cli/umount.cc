@@ -2,6 +2,8 @@
 // volfs umount: flushes, unmounts, and waits for the daemon's end and its last word.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <getopt.h>
+#include <grp.h>
 #include <poll.h>
 #include <spawn.h>
 #include <sys/mount.h>
@@ -13,10 +15,12 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 
 #include "cli.h"
@@ -138,11 +142,49 @@ Status unmount_served(const std::string& mountpoint, Detach detach) {
   }
 }
 
+// In whose name the mount at PATH answers.
+struct Owner {
+  uid_t user = 0;
+  gid_t group = 0;
+};
+std::optional<Owner> owner_of_mount(const std::string& path) {
+  // Whoever asks for nothing is told the device, and may be anybody.
+  struct statx status{};
+  if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, 0, &status) != 0) return std::nullopt;
+  const std::string number = fmt::format("{}:{}", status.stx_dev_major, status.stx_dev_minor);
+  const auto value = [](const std::string& options, std::string_view name) -> unsigned long {
+    const size_t at = options.find(name);
+    return at == std::string::npos ? 0 : std::strtoul(&options[at + name.size()], nullptr, 10);
+  };
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream words(line);
+    std::string skip, device, word, options;
+    if (!(words >> skip >> skip >> device) || device != number) continue;
+    while (words >> word && word != "-") continue;
+    if (words >> word >> skip >> options && word == "fuse.volfs")
+      return Owner{static_cast<uid_t>(value(options, "user_id=")),
+                   static_cast<gid_t>(value(options, "group_id="))};
+  }
+  return std::nullopt;
+}
+
+// Becomes, for good, the user whose mount is at PATH: without allow_other it answers nobody else,
+// root included. False if that is not for us, or is the case already.
+bool become_owner(const std::string& path) {
+  if (geteuid() != 0) return false;
+  const auto owner = owner_of_mount(path);
+  return owner && owner->user != 0 && setgroups(0, nullptr) == 0 &&
+         setresgid(owner->group, owner->group, owner->group) == 0 &&
+         setresuid(owner->user, owner->user, owner->user) == 0;
+}
+
 Status umount_command(const std::string& path, bool lazy, bool force) {
-  const auto target = find_target(path);
+  auto target = find_target(path);
+  if (!target && target.error().code() == EACCES && become_owner(path)) target = find_target(path);
   if (!target && target.error().code() == ENOTCONN) return remove_dead(path);
   if (!target && target.error().code() == EACCES) {
-    // Another user's mount: root may unmount it, but neither look in nor ask its daemon.
+    // Another user's mount, who cannot be asked either.
     VOLFS_TRY(unmount(path, lazy ? Detach::yes : Detach::no));
     fmt::print(stderr, "volfs: {}: unmounted; its daemon cannot be waited for by this user\n",
                path);
@@ -201,6 +243,50 @@ Status unmount(const std::string& mountpoint, Detach detach) {
                                                mountpoint)));
   if (errno != EPERM) return fail_sys(errno, mountpoint);
   return run_fusermount(mountpoint, detach);
+}
+
+int umount_helper(int argc, char** argv) {
+  constexpr int usage = 1, failure = 32;  // umount(8)'s exit statuses
+  constexpr const char* help =
+      "Usage: umount.volfs MOUNTPOINT [-flnrv] [-N NAMESPACE] [-t TYPE] [-O OPTIONS]\n"
+      "Called by umount(8) for the types volfs and fuse.volfs; see mount.volfs(8).\n";
+  bool lazy = false, force = false;
+  optind = 1;
+  for (int c = 0; (c = getopt(argc, argv, "flnrvhVN:t:O:")) != -1;) {
+    switch (c) {
+      case 'l':
+        lazy = true;
+        break;
+      case 'f':
+        force = true;
+        break;
+      case 'n':
+      case 'r':  // a mount is not made read-only where it cannot be unmounted
+      case 'v':
+      case 'N':
+      case 't':
+      case 'O':
+        break;
+      case 'V':
+        fmt::print("umount.volfs {}\n", VOLFS_VERSION);
+        return 0;
+      case 'h':
+        fmt::print("{}", help);
+        return 0;
+      default:
+        fmt::print(stderr, "{}", help);
+        return usage;
+    }
+  }
+  if (argc - optind != 1) {
+    fmt::print(stderr, "{}", help);
+    return usage;
+  }
+  if (auto done = umount_command(argv[optind], lazy, force); !done) {
+    fmt::print(stderr, "umount.volfs: {}\n", done.error().text());
+    return failure;
+  }
+  return 0;
 }
 
 void add_umount(CLI::App& app, Session& session) {

@@ -14,4 +14,8 @@ enum class Detach : bool { no, yes };
 // the tree all the same (it ends with its last user).
 Status unmount(const std::string& mountpoint, Detach detach);
 
+// The program under the names umount.volfs and umount.fuse.volfs, with umount(8)'s arguments and
+// exit statuses.
+int umount_helper(int argc, char** argv);
+
 }  // namespace volfs::cli

@@ -90,6 +90,17 @@ Status carry_out(BlockDevice& bytes, const DataRequest& request) {
 
 }  // namespace
 
+namespace {
+thread_local uint64_t in_hand = 0;
+}  // namespace
+
+void set_request_in_hand(uint64_t id) {
+  in_hand = id;
+}
+uint64_t request_in_hand() {
+  return in_hand;
+}
+
 void VolumeFile::handle(DataRequest& request, ServingContext& context) {
   path_.start(request, *this, context);
 }
@@ -97,6 +108,7 @@ void VolumeFile::handle(DataRequest& request, ServingContext& context) {
 void VolumeFile::drop() {
   if (references_.fetch_sub(1) > 1) return;
   const bool last = state_->opens.fetch_sub(1) == 1;
+  if (last && state_->grown.exchange(false) && path_.wrong_size) path_.wrong_size(*volume_);
   if (!last || !state_->dirty.exchange(false)) {
     volume_->close();
     delete this;
@@ -125,6 +137,7 @@ bool DataPath::clip(DataRequest& request) {
     request.length = request.memory.size();
     const uint64_t room = request.offset >= size ? 0 : size - request.offset;
     if (room < request.length) {
+      if (request.whole) request.file_->state().grown.store(true);
       if (room == 0 && request.length > 0 && request.kind == Kind::write) {
         request.finish(ENOSPC, 0);
         return false;
@@ -222,6 +235,9 @@ void DataPath::link(DataRequest& request) {
   request.next_ = waiting_;
   if (waiting_) waiting_->previous_ = &request;
   waiting_ = &request;
+  if (next_overtook_ == 0 || request.id == 0) return;
+  if (std::find(overtook_.begin(), overtook_.end(), request.id) != overtook_.end())
+    interrupt(request);
 }
 
 void DataPath::unlink(DataRequest& request) {
@@ -292,22 +308,27 @@ bool DataPath::was_cancelled(const DataRequest& request) {
   return request.state_ == DataRequest::State::cancelled;
 }
 
-bool DataPath::cancel(uint64_t id) {
+void DataPath::cancel(uint64_t id) {
   const std::lock_guard lock(mutex_);
   DataRequest* request = waiting_;
   while (request && request->id != id) request = request->next_;
-  if (!request) return false;
-  // Signals that do not end the program do not end its I/O either, as on a disk.
-  if (!request->interruptible && !was_killed(request->asker)) return true;
+  if (request)
+    interrupt(*request);
+  else
+    overtook_[next_overtook_++ % overtook_.size()] = id;
+}
+
+// With mutex_ held. Signals that do not end the program do not end its I/O either, as on a disk.
+void DataPath::interrupt(DataRequest& request) {
+  if (!request.interruptible && !was_killed(request.asker)) return;
   using State = DataRequest::State;
-  if (request->state_ == State::queued ||
-      (request->state_ == State::running && harmless(request->kind))) {
-    request->state_ = State::cancelled;
+  if (request.state_ == State::queued ||
+      (request.state_ == State::running && harmless(request.kind))) {
+    request.state_ = State::cancelled;
     // The file is open until the answer.
-    if (request->file_) request->file_->volume().counters().drop();
-    request->reply(EINTR, 0);
+    if (request.file_) request.file_->volume().counters().drop();
+    request.reply(EINTR, 0);
   }
-  return true;
 }
 
 }  // namespace volfs::fuse

@@ -6,8 +6,10 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -32,6 +34,11 @@ struct ServingContext {
   IoQueue* queue = nullptr;  // the last queue in which something was started
   bool busy() const { return queue && queue->in_flight() > 0; }
 };
+
+// libfuse does not tell the number of the request that it hands on, by which cancel() finds it: the
+// transport says it of the calling thread. 0: none.
+void set_request_in_hand(uint64_t id);
+uint64_t request_in_hand();
 
 // An open file of any kind.
 class File {
@@ -97,6 +104,8 @@ class DataRequest : private IoBatch::Owner {
 struct VolumeState {
   std::atomic<uint64_t> opens{0};
   std::atomic<bool> dirty{false};  // written since the last flush
+  // The kernel's cache took a write beyond the end, and since then a wrong size for the right one.
+  std::atomic<bool> grown{false};
 };
 
 // One open of a volume.
@@ -139,8 +148,9 @@ class DataPath {
   // on a worker.
   void start(DataRequest& request, VolumeFile& file, ServingContext& context);
   // Answers the request ID with EINTR if it still waits and that does no harm: its thread was
-  // killed. What has begun to write is not cancelled. False if there is no such request.
-  bool cancel(uint64_t id);
+  // killed. What has begun to write is not cancelled. An interrupt may overtake its request: it is
+  // kept until that comes to wait.
+  void cancel(uint64_t id);
   // For files whose requests wait for something else: between park and unpark, cancel() finds the
   // request. unpark is false if it was cancelled; it is recycled then.
   void park(DataRequest& request);
@@ -148,6 +158,8 @@ class DataPath {
   // Whether a parked request was cancelled, and only waits for unpark.
   bool was_cancelled(const DataRequest& request);
   WorkerPool& workers() { return workers_; }
+  // Told, by any thread, after the last close of a volume whose size the kernel has wrong.
+  std::function<void(const engine::Volume&)> wrong_size;
 
  private:
   friend class DataRequest;
@@ -160,11 +172,15 @@ class DataPath {
   static void wait_to_be_let_in(const DataRequest& request);
   void work(DataRequest& request);
   void link(DataRequest& request);
+  void interrupt(DataRequest& request);
   void unlink(DataRequest& request);
 
   WorkerPool& workers_;
   Mutex mutex_;                     // guards the list and its members' state
   DataRequest* waiting_ = nullptr;  // those on workers, and the parked
+  // The last interrupts of requests that were not waiting; most of those had ended.
+  std::array<uint64_t, 64> overtook_{};
+  size_t next_overtook_ = 0;
 };
 
 }  // namespace volfs::fuse

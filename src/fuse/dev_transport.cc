@@ -307,19 +307,6 @@ File& file_of(uint64_t handle) {
 
 }  // namespace
 
-// An interrupt may overtake its request, which another thread is about to begin: then the kernel is
-// asked to send it again, in a moment.
-void DevTransport::take_interrupt(uint64_t unique, uint64_t request) {
-  if (path_.cancel(request)) return;
-  sleep_for(std::chrono::milliseconds(10));
-  fuse_out_header again{};
-  again.len = sizeof again;
-  again.error = -EAGAIN;
-  again.unique = unique;
-  // It fails when the request has ended meanwhile, and that is well.
-  if (write(fd_, &again, sizeof again) < 0) return;
-}
-
 // True if REQUEST is now the file's, which recycles it.
 bool DevTransport::dispatch(Server& self, Request& request, size_t length) {
   fuse_in_header header;
@@ -358,13 +345,15 @@ bool DevTransport::dispatch(Server& self, Request& request, size_t length) {
   }
   if (fuse_interrupt_in interrupt;
       header.opcode == FUSE_INTERRUPT && take_arguments(request.wire(), length, interrupt)) {
-    take_interrupt(header.unique, interrupt.unique);
+    path_.cancel(interrupt.unique);
     return false;
   }
   fuse_buf buffer{};
   buffer.mem = request.wire();
   buffer.size = length;
+  set_request_in_hand(header.unique);
   fuse_session_process_buf(session_, &buffer);
+  set_request_in_hand(0);
   return false;
 }
 

@@ -46,7 +46,6 @@ class DevTransport {
   ssize_t receive(Server& self, Request& request);
   void wait_readable(Server& self);
   bool dispatch(Server& self, Request& request, size_t length);
-  void take_interrupt(uint64_t unique, uint64_t request);
 
   Request* take();
   void give_back(Request* request);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <fuse_log.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -122,6 +123,32 @@ bool is_mounted(const std::string& mountinfo, const std::string& path, const std
   return found;
 }
 
+MountIdentity mount_at(const std::string& path) {
+  struct statx status{};
+  if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_MNT_ID, &status) !=
+      0)
+    return {};
+  return {(status.stx_mask & STATX_MNT_ID) != 0 ? status.stx_mnt_id : 0,
+          makedev(status.stx_dev_major, status.stx_dev_minor)};
+}
+
+std::string place_of(const std::string& mountinfo, const MountIdentity& mount) {
+  const std::string number = fmt::format("{}:{}", major(mount.device), minor(mount.device));
+  std::istringstream lines(mountinfo);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    uint64_t id = 0;
+    std::string parent, device, root, at;
+    if (!(fields >> id >> parent >> device >> root >> at) || device != number) continue;
+    if (mount.id == 0 || mount.id == id) return unescaped(at);
+  }
+  return {};
+}
+
+std::string mountinfo() {
+  return contents("/proc/self/mountinfo");
+}
+
 Result<std::string> check_mount_point(const Options& options) {
   const std::string& given = options.mountpoint;
   struct stat status{};
@@ -143,7 +170,7 @@ Result<std::string> check_mount_point(const Options& options) {
   if (!resolved) return fail(Error::sys(errno, "mount point").in(given));
   const std::string path = resolved;
   std::free(resolved);
-  if (is_mounted(contents("/proc/self/mountinfo"), path, "fuse.volfs"))
+  if (is_mounted(mountinfo(), path, "fuse.volfs"))
     return fail(Error::make(EBUSY, fmt::format("{}: volfs is already mounted here", given)));
   if (geteuid() != 0 && access(path.c_str(), W_OK) != 0)
     return fail(Error::make(

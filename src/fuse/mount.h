@@ -2,6 +2,9 @@
 // What can be said about a mount before and after it was tried, and libfuse's words in our log.
 #pragma once
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,6 +24,18 @@ Result<std::string> check_mount_point(const Options& options);
 bool conf_allows_other(const std::string& text);
 // Whether a mount of TYPE is on PATH, by the text of a mountinfo file.
 bool is_mounted(const std::string& mountinfo, const std::string& path, const std::string& type);
+
+// A mount as the kernel numbers it; device 0: none.
+struct MountIdentity {
+  uint64_t id = 0;  // 0: not told (before Linux 5.8)
+  dev_t device = 0;
+  bool operator==(const MountIdentity&) const = default;
+};
+// The mount that PATH leads to. No server is asked, so that it may be ours.
+MountIdentity mount_at(const std::string& path);
+// Where MOUNT is now, by the text of a mountinfo file: it may have been moved. Empty: nowhere.
+std::string place_of(const std::string& mountinfo, const MountIdentity& mount);
+std::string mountinfo();
 
 // The value of the argument "-o" for libfuse: names first, then what was given. "ro" is ours to
 // enforce, as the control file must stay writable.

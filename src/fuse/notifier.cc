@@ -36,6 +36,15 @@ void Notifier::volume_changed(uint64_t inode) {
   add({0, {}, inode});
 }
 
+void Notifier::forget(const engine::Volume& volume) {
+  // Its inode goes with its name, as nobody has it open.
+  const std::string path = volume.path();
+  const size_t slash = path.find('/');
+  if (slash == std::string::npos) return add({engine::Catalog::root, path, volume.inode()});
+  if (const auto parent = catalog_.lookup(engine::Catalog::root, path.substr(0, slash)))
+    add({parent->inode, path.substr(slash + 1), volume.inode()});
+}
+
 void Notifier::add(Change change) {
   const std::lock_guard lock(mutex_);
   changes_.push_back(std::move(change));

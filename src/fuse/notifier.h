@@ -29,6 +29,9 @@ class Notifier final : public engine::Catalog::Listener {
   // Waits, for a second at most, until the kernel knows of all changes up to now, if there were any
   // since BEFORE, a value of noted(). Not on a thread that serves requests.
   void settle(uint64_t before);
+  // Lets the kernel ask anew for everything about VOLUME, its size included, which it keeps by
+  // itself with a writeback cache. Any thread.
+  void forget(const engine::Volume& volume);
   void name_changed(uint64_t parent, const std::string& name, uint64_t child) override;
   void volume_changed(uint64_t inode) override;
 

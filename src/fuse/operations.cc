@@ -41,10 +41,13 @@ struct Directory {
   std::vector<Tree::Named> entries;
 };
 
-// fallocate's request has no memory of its own; the answer goes through libfuse.
+// A request without memory of its own that may have to wait; the answer goes through libfuse.
 class LibfuseRequest final : public DataRequest {
  public:
-  explicit LibfuseRequest(fuse_req_t request) : request_(request) {}
+  explicit LibfuseRequest(fuse_req_t request) : request_(request) {
+    id = request_in_hand();
+    asker = fuse_req_ctx(request)->pid;
+  }
   void reply(int error, size_t) override { fuse_reply_err(request_, error); }
   void recycle() override { delete this; }
 
@@ -215,6 +218,34 @@ void Operations::open_volume(fuse_req_t request, const Item& item, int flags) {
              (direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0) | cached);
 }
 
+// What may wait long goes through here: MAKE runs on a worker, and gives what answers then. An
+// asker that is killed meanwhile does not wait for it.
+void Operations::answer_later(fuse_req_t request, const void* key,
+                              std::function<std::function<void()>()> make) {
+  auto* const waiting = new LibfuseRequest(request);
+  path_.park(*waiting);
+  path_.workers().submit(key, [this, waiting, make = std::move(make)] {
+    const auto answer = make();
+    if (!path_.unpark(*waiting)) return;
+    answer();
+    waiting->recycle();
+  });
+}
+
+void Operations::open_info(fuse_req_t request, const InfoFile& info) {
+  answer_later(request, &info, [this, request, &info]() -> std::function<void()> {
+    auto content = std::make_shared<Result<std::string>>(info.content());
+    return [this, request, &info, content] {
+      if (*content) {
+        reply_open(request, std::make_unique<InfoText>(std::move(**content)), FOPEN_DIRECT_IO);
+        return;
+      }
+      log_warning("{}: {}", info.name, content->error().text());
+      fuse_reply_err(request, content->error().code());
+    };
+  });
+}
+
 void Operations::open(fuse_req_t request, const Item& item, int flags) {
   switch (item.kind) {
     case Item::Kind::directory:
@@ -242,15 +273,7 @@ void Operations::open(fuse_req_t request, const Item& item, int flags) {
         fuse_reply_err(request, EACCES);
         break;
       }
-      path_.workers().submit(item.info, [this, request, info = item.info] {
-        auto content = info->content();
-        if (content) {
-          reply_open(request, std::make_unique<InfoText>(std::move(*content)), FOPEN_DIRECT_IO);
-          return;
-        }
-        log_warning("{}: {}", info->name, content.error().text());
-        fuse_reply_err(request, content.error().code());
-      });
+      open_info(request, *item.info);
       break;
   }
 }
@@ -286,7 +309,8 @@ static Result<uint64_t> find(BlockDevice& bytes, uint64_t offset, bool data) {
   return fail_sys(ENXIO, "");
 }
 
-void Operations::seek(fuse_req_t request, const Item& item, uint64_t offset, int whence) {
+void Operations::seek(fuse_req_t request, const Item& item, File& file, uint64_t offset,
+                      int whence) {
   // The kernel does not write its cache back before it asks, so that a hole of ours may hold data
   // there. Without an answer it takes all for data.
   if (options_.writeback_cache) {
@@ -301,13 +325,17 @@ void Operations::seek(fuse_req_t request, const Item& item, uint64_t offset, int
     fuse_reply_err(request, ENXIO);
     return;
   }
-  path_.workers().submit(item.volume.get(), [request, offset, whence, volume = item.volume] {
-    auto found = find(volume->bytes(), offset, whence == SEEK_DATA);
-    if (found)
-      fuse_reply_lseek(request, static_cast<off_t>(*found));
-    else
-      fuse_reply_err(request, found.error().code());
-  });
+  // A cancelled search goes on when the file may be closed already.
+  auto& volume = static_cast<VolumeFile&>(file);
+  volume.hold();
+  answer_later(
+      request, item.volume.get(), [request, offset, whence, &volume]() -> std::function<void()> {
+        const auto found = find(volume.volume().bytes(), offset, whence == SEEK_DATA);
+        volume.drop();
+        if (!found)
+          return [request, code = found.error().code()] { fuse_reply_err(request, code); };
+        return [request, at = static_cast<off_t>(*found)] { fuse_reply_lseek(request, at); };
+      });
 }
 
 // The table --------------------------------------------------------------------------------------
@@ -435,9 +463,10 @@ struct Calls {
   }
 
   static void lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
-                    fuse_file_info*) {
+                    fuse_file_info* info) {
     if (auto item = item_or_error(request, inode))
-      operations(request).seek(request, *item, static_cast<uint64_t>(offset), whence);
+      operations(request).seek(request, *item, *reinterpret_cast<File*>(info->fh),
+                               static_cast<uint64_t>(offset), whence);
   }
 
   // Only requests whose number tells the size of their argument get here with it: BLKSSZGET,

@@ -48,7 +48,10 @@ class Operations {
   void open(fuse_req* request, const Item& item, int flags);
   void open_volume(fuse_req* request, const Item& item, int flags);
   void reply_open(fuse_req* request, std::unique_ptr<File> file, uint32_t open_flags);
-  void seek(fuse_req* request, const Item& item, uint64_t offset, int whence);
+  void answer_later(fuse_req* request, const void* key,
+                    std::function<std::function<void()>()> make);
+  void open_info(fuse_req* request, const InfoFile& info);
+  void seek(fuse_req* request, const Item& item, File& file, uint64_t offset, int whence);
   void set_attributes(fuse_req* request, const Item& item, const struct stat& wanted, int which,
                       bool by_handle);
   void allocate(fuse_req* request, File& file, int mode, uint64_t offset, uint64_t length);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #include "notifier.h"
 #include "operations.h"
 #include "volfs/log.h"
+#include "volfs/process_name.h"
 
 namespace volfs::fuse {
 namespace {
@@ -44,7 +46,9 @@ class MountedServer final : public Server {
         tree_(catalog),
         path_(workers_),
         operations_(tree_, path_, options_),
-        notifier_(catalog_) {}
+        notifier_(catalog_) {
+    path_.wrong_size = [this](const engine::Volume& volume) { notifier_.forget(volume); };
+  }
   ~MountedServer() override;
 
   Status mount(const std::string& mountpoint);
@@ -58,7 +62,9 @@ class MountedServer final : public Server {
   static ssize_t send(int, iovec* iov, int count, void* user_data);
   static ssize_t receive(int, void*, size_t, void*);
   ssize_t send_init(const iovec* iov, int count);
-  void unmount();
+  bool connected() const;
+  bool unmount();
+  void forget_mount();
   bool wait_ready(int ended_fd);
   void wait_end(int ended_fd);
 
@@ -69,6 +75,9 @@ class MountedServer final : public Server {
   DataPath path_;
   Operations operations_;
   fuse_session* session_ = nullptr;
+  std::string mountpoint_;
+  MountIdentity own_;
+  bool libfuse_mounted_ = false;
   int fd_ = -1;       // the connection; libfuse closes its own when it unmounts
   int stop_fd_ = -1;  // readable once stop() was called
   std::unique_ptr<DevTransport> transport_;
@@ -129,6 +138,9 @@ Status MountedServer::mount(const std::string& mountpoint) {
     const int code = errno != 0 ? errno : EIO;
     return failure(code, "mount");
   }
+  mountpoint_ = mountpoint;
+  own_ = mount_at(mountpoint);
+  libfuse_mounted_ = true;
   fuse_custom_io io{};
   io.writev = send;
   io.read = receive;
@@ -152,15 +164,49 @@ Status MountedServer::mount(const std::string& mountpoint) {
 MountedServer::~MountedServer() {
   if (session_) {
     unmount();
+    forget_mount();
     fuse_session_destroy(session_);
   }
   for (const int fd : {fd_, stop_fd_, ready_fd_})
     if (fd >= 0) close(fd);
 }
 
-// Lazily: open files are served until their last close. Nothing if it was unmounted by others.
-void MountedServer::unmount() {
-  fuse_session_unmount(session_);
+bool MountedServer::connected() const {
+  pollfd severed{fd_, 0, 0};
+  return poll(&severed, 1, 0) == 0 || (severed.revents & POLLERR) == 0;
+}
+
+// Lazily: open files are served until their last close. Only our own mount is taken off, wherever
+// it is by now, and nothing if others have done it. False if others are in the way.
+bool MountedServer::unmount() {
+  if (!libfuse_mounted_ || (fd_ >= 0 && !connected())) return true;
+  const std::string place = own_.device != 0 ? place_of(mountinfo(), own_) : mountpoint_;
+  if (place.empty()) return true;
+  if (own_.device != 0 && mount_at(place) != own_) {
+    log_warning("{}: another mount covers this one: unmount that first", place);
+    return false;
+  }
+  if (place == mountpoint_) {
+    fuse_session_unmount(session_);
+    libfuse_mounted_ = false;
+    return true;
+  }
+  if (umount2(place.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return true;
+  log_warning("{}: mounted at {}, moved here, and not to be unmounted by this user: {}", place,
+              mountpoint_, std::strerror(errno));
+  return false;
+}
+
+// At its end libfuse would take off what is at the path by now. It leaves that alone when its
+// connection has an error, which is what a pipe has that nobody reads.
+void MountedServer::forget_mount() {
+  int ends[2];
+  if (!libfuse_mounted_ || pipe2(ends, O_CLOEXEC) != 0) return;
+  close(ends[0]);
+  const bool replaced = dup2(ends[1], fuse_session_fd(session_)) >= 0;
+  close(ends[1]);
+  if (replaced) fuse_session_unmount(session_);
+  libfuse_mounted_ = false;
 }
 
 void MountedServer::set_control(ControlHandler handle) {
@@ -197,8 +243,10 @@ void MountedServer::wait_end(int ended_fd) {
   while ((fds[0].revents & POLLIN) == 0) {
     if (poll(fds, 2, -1) < 0 && errno != EINTR) break;
     if ((fds[1].revents & POLLIN) == 0) continue;
-    unmount();
-    fds[1].fd = -1;
+    // What is in the way may be gone when we are asked again.
+    eventfd_t asked = 0;
+    eventfd_read(stop_fd_, &asked);
+    if (unmount()) fds[1].fd = -1;
     fds[1].revents = 0;
   }
 }
@@ -212,6 +260,7 @@ Status MountedServer::serve(const std::function<void()>& ready) {
     if (ready) ready();
   }
   wait_end(transport_->ended_fd());
+  name_process(ending_name);
   notifier_.stop();
   transport_->join();
   operations_.ending.store(true);

@@ -321,6 +321,46 @@ def test_uuids_of_maps_are_checked(t):
     t.umount()
 
 
+def test_killed_programs_that_free_or_look_for_holes_leave_a_suspended_map(t):
+    data = fresh(t)
+    expected = data.read_bytes()
+    pid = t.pid()
+    in_map("suspend", data)
+    script = ("import ctypes, os, sys\n"
+              "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+              "print('open', flush=True)\n"
+              "{'punch': lambda: ctypes.CDLL(None).fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(65536)),\n"
+              " 'zero': lambda: ctypes.CDLL(None).fallocate(fd, 16, ctypes.c_long(0), ctypes.c_long(65536)),\n"
+              " 'seek': lambda: os.lseek(fd, 0, os.SEEK_DATA)}[sys.argv[2]]()\n")
+    waiting = [subprocess.Popen([sys.executable, "-c", script, str(data), what], stdout=subprocess.PIPE)
+               for what in ("seek", "punch", "zero", "seek")]
+    for process in waiting:
+        equal(process.stdout.readline(), b"open\n", "a program")
+    time.sleep(0.5)
+    for process in waiting:
+        equal(process.poll(), None, "a program that should wait")
+        process.kill()
+    for process in waiting:
+        equal(process.wait(60), -9, "a killed program")
+        process.stdout.close()
+    # Nobody asks again and again for what they were killed in.
+    before = switches(pid)
+    time.sleep(1)
+    made = switches(pid) - before
+    holds(made < 100, f"the daemon made {made} context switches in a second of rest")
+    in_map("resume", data)
+    equal(data.read_bytes(), expected, "the volume in which killed programs would have made holes")
+
+
+def switches(pid):
+    """Voluntary context switches of all threads of a process."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as status:
+            total += sum(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt"))
+    return total
+
+
 def test_messages_reach_a_target(t):
     data = fresh(t)
     in_map("create", t.mnt / "dusty", "--table", "0 8192 dust data 0 512")

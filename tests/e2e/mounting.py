@@ -58,7 +58,7 @@ def with_helper(t, script, status=0):
     lab.need_program("unshare", "mount")
     own = t.path / "sbin"
     own.mkdir(exist_ok=True)
-    for name in ("mount.volfs", "mount.fuse.volfs"):
+    for name in ("mount.volfs", "mount.fuse.volfs", "umount.volfs", "umount.fuse.volfs"):
         link = own / name
         if not link.is_symlink():
             link.symlink_to(os.path.abspath(lab.VOLFS))
@@ -87,8 +87,8 @@ def test_mount_8_by_both_types_and_all_options_of_fstab(t):
             grep ' {t.mnt} fuse.volfs rw,' /proc/mounts | grep -q noatime || exit 92
             umount {t.mnt}""")
         equal(out, "", "what mount and umount say")
+        equal(users_of(t.path / "disk0.img"), [], "daemons after umount")
         equal(image(t)[:5], kind[:5].encode(), "the image")
-        lab.wait_until(lambda: not users_of(t.path / "disk0.img"), "the daemon's end")
     (t.path / "fstab").write_text(f"{definition} {t.mnt} volfs {many},mode=0640 0 0\n"
                                   f"{definition} {t.path}/none volfs noauto 0 0\n")
     with_helper(t, f"mount -a -T {t.path}/fstab && stat -c %a {t.mnt}/data | grep -q 640 && "
@@ -194,6 +194,78 @@ def test_signals_flush_and_unmount(t):
         wait_gone(pid)
         holds(not lab.is_mounted(t.mnt), f"still mounted after {number.name}")
         equal(image(t)[:6], number.name[:6].encode(), "the image")
+
+
+def test_signals_take_off_nothing_but_the_own_mount(t):
+    lab.need_root()
+    lab.need_program("mount", "umount")
+    definition = fresh(t)
+    # Taken off already, and something else is at its place.
+    t.mount(definition)
+    pid = t.pid()
+    with open(t.mnt / "data", "r+b", buffering=0) as file:
+        run("umount", "-i", "-l", t.mnt)
+        run("mount", "-t", "tmpfs", "other", t.mnt)
+        (t.mnt / "there").touch()
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.5)
+        holds((t.mnt / "there").exists(), "another file system was unmounted")
+        file.write(b"open")
+    wait_gone(pid)
+    holds((t.mnt / "there").exists(), "another file system was unmounted at the end")
+    equal(image(t)[:4], b"open", "the image")
+    run("umount", t.mnt)
+    # Covered by something else: that stays, and the signal works when it has gone.
+    t.mount(definition)
+    pid = t.pid()
+    run("mount", "-t", "tmpfs", "other", t.mnt)
+    (t.mnt / "there").touch()
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(0.5)
+    holds((t.mnt / "there").exists(), "what covers the mount was unmounted")
+    run("umount", t.mnt)
+    put(t, b"seen")
+    os.kill(pid, signal.SIGINT)
+    wait_gone(pid)
+    holds(not lab.is_mounted(t.mnt), "still mounted")
+    equal(image(t)[:4], b"seen", "the image")
+    # Moved away, and something else is at its place.
+    lab.need_program("unshare")
+    moved = t.path / "moved"
+    moved.mkdir()
+    script = f"""set -e
+        {lab.VOLFS} mount {definition} {t.mnt}
+        pid=$(grep -o '"pid": *[0-9]*' {t.mnt}/.volfs/status.json | grep -o '[0-9]*$')
+        mount --move {t.mnt} {moved}
+        mount -t tmpfs other {t.mnt}
+        printf move > {moved}/data
+        kill $pid
+        for i in $(seq 600); do mountpoint -q {moved} || break; sleep 0.1; done
+        ! mountpoint -q {moved}
+        mountpoint -q {t.mnt}
+        echo $pid"""
+    pid = int(run("unshare", "-m", "--propagation", "private", "sh", "-c", script))
+    wait_gone(pid)
+    equal(image(t)[:4], b"move", "the image")
+
+
+def test_a_mount_waits_for_a_daemon_that_is_still_writing(t):
+    lab.need_root()
+    definition = fresh(t)
+    t.mount(definition)
+    pid = t.pid()
+    put(t, b"soon")
+    os.kill(pid, signal.SIGSTOP)
+    t.cleanup.callback(lambda: gone(pid) or os.kill(pid, signal.SIGCONT))
+    equal(lab.libc.umount2(str(t.mnt).encode(), 0), 0, "umount2")
+    second = subprocess.Popen([lab.VOLFS, "mount", definition, t.mnt], stdin=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGCONT)
+    message = second.communicate(timeout=60)[1]
+    equal((second.returncode, message), (0, ""), "the second mount")
+    equal((t.mnt / "data").read_bytes()[:4], b"soon", "what was written before")
+    holds(t.pid() != pid, "the first daemon serves")
 
 
 def start_foreground(t, definition, *arguments, env=None):
@@ -440,11 +512,13 @@ def test_as_an_ordinary_user(t):
     if not conf.exists() or "\nuser_allow_other" not in "\n" + conf.read_text():
         message = stderr_of(lab.VOLFS, "mount", "-o", "allow_other", definition, t.mnt, **user)
         holds("user_allow_other" in message and "/etc/fuse.conf" in message, message)
-    # Root ends another's mount without looking into it.
+    # Root, whom the mount does not answer, unmounts as its owner, and so waits for all of it.
     t.mount(definition, **user)
-    volfs("umount", t.mnt)
+    as_user("sh", "-c", f"printf root >{t.mnt}/data")
+    equal(stderr_of(lab.VOLFS, "umount", t.mnt, status=0), "", "what root is told")
+    equal(users_of(t.path / "disk0.img"), [], "daemons after root's umount")
     holds(not lab.is_mounted(t.mnt), "root could not unmount")
-    lab.wait_until(lambda: not users_of(t.path / "disk0.img"), "the daemon's end")
+    equal(image(t)[:4], b"root", "the image")
     os.chmod(t.path / "disk0.img", 0o400)
     os.chown(t.path / "disk0.img", 0, 0)
     message = stderr_of(lab.VOLFS, "mount", definition, t.mnt, **user)

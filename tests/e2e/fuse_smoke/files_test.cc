@@ -4,9 +4,12 @@
 #include <dirent.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -259,6 +262,31 @@ TEST_CASE("what waits on a suspended volume holds up neither others nor control"
   for (auto& each : waiting) each.join();
   waiter.join();
   CHECK(good.load() == 65);
+}
+
+TEST_CASE("a killed program does not wait for an info file that takes long") {
+  Gate gate;
+  Volumes volumes;
+  volumes.mount.info.push_back({"slow", [&gate]() -> Result<std::string> {
+                                  gate.enter();
+                                  gate.exit();
+                                  return std::string("at last");
+                                }});
+  volumes.mount.start();
+  gate.close();
+  std::string program = "cat", path = volumes.mount.path(".volfs/slow");
+  char* arguments[] = {program.data(), path.data(), nullptr};
+  pid_t child = 0;
+  REQUIRE(posix_spawnp(&child, "cat", nullptr, nullptr, arguments, environ) == 0);
+  sleep_for(std::chrono::milliseconds(300));
+  int status = 0;
+  CHECK(waitpid(child, &status, WNOHANG) == 0);
+  REQUIRE(kill(child, SIGKILL) == 0);
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  gate.open();
+  const Fd file(path, O_RDONLY);
+  CHECK(pread_all(file, 0, 100).size() == 7);
 }
 
 TEST_CASE("serving threads that wait in a device are replaced") {

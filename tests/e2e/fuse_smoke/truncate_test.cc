@@ -97,6 +97,22 @@ TEST_CASE("what is appended after O_TRUNC finds no space, and nothing is overwri
   }
 }
 
+TEST_CASE("a size that a cached write has changed is right again after the last close") {
+  Disk disk(true);
+  for (int round = 0; round < 2; ++round) {
+    {
+      const Fd file(disk.path(), O_RDWR);
+      REQUIRE(pwrite(file, "lost", 4, disk_size + 100) == 4);
+      CHECK(size_of(disk.path()) == disk_size + 104);  // the kernel's, who asks nobody
+      CHECK(error_of(fsync(file)) == ENOSPC);
+    }
+    // The kernel is told by another thread.
+    for (int tries = 0; tries < 5000 && size_of(disk.path()) != disk_size; ++tries)
+      sleep_for(std::chrono::milliseconds(2));
+    CHECK(size_of(disk.path()) == disk_size);
+  }
+}
+
 TEST_CASE("truncating to another size is refused") {
   for (const bool cached : {false, true}) {
     CAPTURE(cached);
