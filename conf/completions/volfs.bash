@@ -50,7 +50,7 @@ _volfs_devices() {
 
 _volfs_options() {
   local words="ro rw allow_other allow_root hidden force writeback_cache direct_io debug
-    threads= max_background= uid= gid= mode= metadata= noauto nofail"
+    overlay= threads= max_background= uid= gid= mode= metadata= noauto nofail"
   local before=
   [[ $cur != *,* ]] || before=${cur%,*},
   mapfile -t COMPREPLY < <(compgen -P "$before" -W "$words" -- "${cur##*,}")
@@ -92,6 +92,7 @@ _volfs_flags() {
     top) words="--delay --count --json" ;;
     graph) words="--svg --json" ;;
     apply) words="--dry-run --yes --json" ;;
+    overlay) words="--yes --dry-run --force --json" ;;
     image) words="--readonly --direct --partition --offset --length --json" ;;
     *) words="--json" ;;
   esac
@@ -105,6 +106,7 @@ _volfs_subcommands() {
     array) echo "fail remove add check repair idle wait stop mdstat" ;;
     snapshot) echo "create remove merge wait status" ;;
     image) echo "add remove" ;;
+    overlay) echo "status commit discard" ;;
   esac
 }
 
@@ -114,7 +116,7 @@ _volfs() {
   COMPREPLY=()
   mapfile -t plain < <(_volfs_plain_words)
   if [ "$COMP_CWORD" = 1 ]; then
-    words="mount umount create check scan inspect status tree where top graph events apply image map lv array snapshot
+    words="mount umount create check scan inspect status tree where top graph events apply image map lv array snapshot overlay
       --help --version"
   elif [ "$previous" = -o ]; then
     _volfs_options

@@ -49,6 +49,7 @@ void add_image(CLI::App& app, Session& session);
 void add_top(CLI::App& app, Session& session);
 void add_scan(CLI::App& app, Session& session);
 void add_snapshot(CLI::App& app, Session& session);
+void add_overlay(CLI::App& app, Session& session);
 
 // The program under the names mount.volfs and mount.fuse.volfs, with mount(8)'s arguments and
 // exit statuses.

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
 
 #include "accounts.h"
 #include "cli.h"
@@ -129,7 +130,9 @@ Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
   options.directory = directory_of(request.sources.front());
   options.read_only = request.options.read_only;
   // Images given directly may be evidence: nothing is written unless that was asked for.
-  if (!is_definition(request.sources.front()) && !options.read_only) options.read_only = true;
+  options.overlay = request.options.overlay;
+  if (!is_definition(request.sources.front()) && !options.read_only && options.overlay.empty())
+    options.read_only = true;
   options.hidden = request.options.hidden;
   options.force = request.options.force;
   options.metadata_seqno = request.options.metadata_seqno;
@@ -226,7 +229,10 @@ int mount_volumes(const MountRequest& original) {
     request.mountpoint = whole;
     free(whole);
   }
-  const auto definition = load_sources(request.sources, request.options.force);
+  if (!request.options.overlay.empty())
+    request.options.overlay = std::filesystem::absolute(request.options.overlay).string();
+  const auto definition =
+      load_sources(request.sources, request.options.force, request.options.overlay);
   if (!definition) {
     fmt::print(stderr, "{}", definition.error());
     return exit_usage;

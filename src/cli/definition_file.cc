@@ -97,14 +97,15 @@ std::expected<config::Definition, std::string> load_definition(const std::string
 }
 
 std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
-                                                            bool force) {
+                                                            bool force,
+                                                            const std::string& overlay) {
   if (sources.size() == 1 && is_definition(sources.front()))
     return load_definition(sources.front());
   for (const std::string& source : sources)
     if (is_definition(source))
       return std::unexpected(fmt::format(
           "volfs: {}: a definition stands alone; expected one definition or images\n", source));
-  auto scan = engine::scan_images(sources, {.force = force});
+  auto scan = engine::scan_images(sources, {.force = force, .overlay = overlay});
   if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
   for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
   for (const engine::FoundArray& array : scan->arrays) {

@@ -18,8 +18,9 @@ std::string directory_of(const std::string& path);
 // wrong, one line each.
 std::expected<config::Definition, std::string> load_definition(const std::string& path);
 // The same for what `volfs mount` takes: one definition, or images, which are scanned; with FORCE
-// also for what needs it. What a scan remarks goes to standard error.
+// also for what needs it, and as the overlay in that directory has them. What a scan remarks goes
+// to standard error.
 std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
-                                                            bool force);
+                                                            bool force, const std::string& overlay);
 
 }  // namespace volfs::cli

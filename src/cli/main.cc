@@ -68,6 +68,7 @@ int run(int argc, char** argv) {
   add_graph(app, session);
   add_image(app, session);
   add_apply(app, session);
+  add_overlay(app, session);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

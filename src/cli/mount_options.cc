@@ -81,6 +81,10 @@ Result<bool> take_valued(std::string_view option, std::string_view name, std::st
     VOLFS_TRY_ASSIGN(options.metadata_seqno, number(option, value, 1, UINT32_MAX));
   } else if (name == "mode") {
     VOLFS_TRY_ASSIGN(options.mode, mode_bits(option, value));
+  } else if (name == "overlay") {
+    if (value.empty())
+      return fail_invalid(fmt::format("mount option '{}': expected a directory", option));
+    options.overlay = value;
   } else if (name == "uid" || name == "gid") {
     if (value.empty())
       return fail_invalid(fmt::format("mount option '{}': expected a number or a name", option));

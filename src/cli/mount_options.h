@@ -23,6 +23,7 @@ struct MountOptions {
   std::optional<unsigned> metadata_seqno;   // metadata=: which copy of LVM's metadata to believe
   std::optional<unsigned> mode;             // permission bits of the files
   std::optional<std::string> owner, group;  // uid=, gid=: a number or a name
+  std::string overlay;                      // a directory; empty: none
   std::vector<std::string> for_kernel;      // what goes to fusermount3 or mount(2)
 };
 

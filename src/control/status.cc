@@ -9,6 +9,7 @@
 #include "requests.h"
 #include "volfs/backing/image.h"
 #include "volfs/dm/mapped_device.h"
+#include "volfs/engine/overlay.h"
 #include "volfs/md/array.h"
 
 namespace volfs::control {
@@ -166,6 +167,7 @@ json status_of(engine::Engine& engine, const Host& host) {
     unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});
   return {{"version", VOLFS_VERSION},      {"pid", getpid()},
           {"mountpoint", host.mountpoint}, {"source", engine.source()},
+          {"overlay", engine.overlay() ? json(engine.overlay()->directory()) : json()},
           {"transport", host.transport},   {"read_only", engine.read_only()},
           {"devices", std::move(devices)}, {"unavailable", std::move(unavailable)}};
 }

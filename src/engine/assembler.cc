@@ -164,6 +164,7 @@ void Assembler::begin() {
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
   engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);
+  open_overlay();
 }
 
 void Assembler::build(const config::Item& item) {
@@ -191,6 +192,7 @@ std::string Assembler::take_problems() {
 
 std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
   begin();
+  if (has_problems()) return std::unexpected(problems_);
   for (const config::Item& item : definition_.build_order) build(item);
   if (!problems_.empty()) {
     problems_.sort();

@@ -2,11 +2,13 @@
 // One assembly of a definition: what the builders of the kinds of devices share.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "volfs/backing/image.h"
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
 #include "volfs/dm/mapped_device.h"
@@ -22,6 +24,8 @@ class FileImage;
 }
 
 namespace volfs::engine {
+
+struct OverlayImage;
 
 class Assembler {
  public:
@@ -71,6 +75,13 @@ class Assembler {
   Exposure exposure();
   void put_front(Node& node);
   bool merge_goes_on(const config::Snapshot& snapshot);
+  void open_overlay();
+  Result<Node*> add_internal(const std::string& name, Kind kind,
+                             std::unique_ptr<BlockDevice> device);
+  Result<std::unique_ptr<BlockDevice>> overlaid(const config::Image& image, const std::string& path,
+                                                ImageOptions options);
+  Result<std::unique_ptr<dm::MappedDevice>> lay_over(const std::string& name,
+                                                     const OverlayImage& image, bool direct);
   bool is_origin(const std::string& name) const;
   // What the device that a definition calls NAME is called in tables.
   std::string own_name(const std::string& name) const;
@@ -79,6 +90,7 @@ class Assembler {
   const AssembleOptions& options_;
   config::Diagnostics problems_;
   std::unique_ptr<Engine> engine_;
+  std::map<std::string, BlockDevice*> laid_over_;  // files with an overlay, by path
 };
 
 // The path that a definition means.

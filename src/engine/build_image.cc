@@ -30,7 +30,11 @@ void Assembler::build(const config::Image& image) {
   if (image.partition) options.partition = image.partition->value;
   options.offset = image.offset.value;
   if (image.length) options.length = image.length->value;
-  auto opened = FileImage::open(own_name(image.name.value), path, options);
+  const auto open = [&]() -> Result<std::unique_ptr<BlockDevice>> {
+    if (engine_->overlay_) return overlaid(image, path, options);
+    return FileImage::open(own_name(image.name.value), path, options);
+  };
+  auto opened = open();
   if (!opened) return report(image.path.at, opened.error().text());
   if (image.size && (*opened)->size() < image.size->value)
     return report(image.size->at, fmt::format("{}: {} is smaller than that: {} bytes",

@@ -8,6 +8,7 @@
 #include "volfs/config/names.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
+#include "volfs/engine/overlay.h"
 #include "volfs/engine/snapshots.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"

@@ -44,6 +44,11 @@ Status Engine::image_add(const NewImage& image) {
   options.partition = image.partition;
   options.offset = image.offset;
   if (image.length > 0) options.length = image.length;
+  if (overlay_)
+    return fail(
+        Error::make(EOPNOTSUPP, fmt::format("{}: an image cannot join a mount with an overlay: "
+                                            "it would be written to itself",
+                                            image.path)));
   // Without the structure lock: a file on a network may take its time.
   VOLFS_TRY_ASSIGN(auto opened, FileImage::open(image.name, image.path, options));
   const std::lock_guard lock(structure_);

@@ -25,6 +25,7 @@ AssembleOptions looking(const ScanOptions& options) {
   o.read_only = true;
   o.force = options.force;
   o.quiet = true;
+  o.overlay = options.overlay;
   return o;
 }
 

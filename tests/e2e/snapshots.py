@@ -4,7 +4,9 @@ import ctypes
 import errno
 import json
 import os
+import pathlib
 import subprocess
+import tarfile
 import threading
 
 import lab
@@ -214,7 +216,13 @@ def test_a_merge_goes_on_at_the_next_mount(t):
         holds("merge" in message or "no such device" in message, message)
     equal(list(t.path.glob("x.cow")), [], "files")
     left = []
-    for end in (t.umount, lambda: os.kill(t.pid(), 9)):
+
+    def kill():
+        pid = t.pid()
+        os.kill(pid, 9)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of a killed daemon")
+
+    for end in (t.umount, kill):
         start = used()
         wait_until(lambda: used() < start, "the merge to come on", 120)
         left.append(used())
@@ -309,6 +317,54 @@ def test_a_snapshot_of_a_busy_file_system_holds_what_was_synced(t):
     run("e2fsck", "-fn", t.mnt / "data")
     snapshot("remove", t.mnt / "s0", "--yes")
     equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "top"], "names")
+
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden/snapshot"
+
+
+def golden_case(t, facts):
+    """Lays a case's files out; returns the definition's lines for its origin and stores."""
+    folder = t.path / facts.stem
+    folder.mkdir()
+    case = json.loads(facts.read_text())
+    with tarfile.open(facts.with_suffix(".tar.xz")) as archive:
+        for name, size in zip(("origin", "store0", "store1"), (case["origin"], *case["stores"])):
+            (folder / name).write_bytes(archive.extractfile(name).read())
+            os.truncate(folder / name, size)
+    return folder, case
+
+
+def test_stores_that_linux_wrote_read_as_linux_read_them(t):
+    found = 0
+    for facts in sorted(GOLDEN.glob("*.json")):
+        folder, case = golden_case(t, facts)
+        sectors = case["origin"] // 512
+        lines = [f"volfs: 1\nimages: {{i: {folder}/origin}}\nmaps: {{o: {{table: 0 {sectors} linear i 0}}}}\nsnapshots:"]
+        shown = [index for index in (0, 1) if case["status"][index]]
+        for index in shown:
+            # The chunk size is the store's affair, whatever the definition says.
+            lines.append(f"  s{index}: {{origin: o, cow: {{path: {folder}/store{index}}}, chunk_size: 8KiB}}")
+        definition = t.define("\n".join(lines), f"{facts.stem}.yaml")
+        files = [sha256(each) for each in sorted(folder.iterdir())]
+        t.mount(definition, options=["ro"])
+        for index in shown:
+            if case["sums"][index]:
+                equal(sha256(t.mnt / f"s{index}"), case["sums"][index], f"{facts.stem}: snapshot {index}")
+            else:
+                raises(errno.EIO, (t.mnt / f"s{index}").read_bytes)
+            equal(" ".join(status_words(t, f"s{index}")), case["status"][index], f"{facts.stem}: status of {index}")
+        if case.get("origin_sum"):
+            equal(sha256(t.mnt / "o"), case["origin_sum"], f"{facts.stem}: origin")
+        t.umount()
+        equal([sha256(each) for each in sorted(folder.iterdir())], files, f"{facts.stem}: files of a mount that only reads")
+        if case.get("merging"):
+            t.mount(t.define(f"volfs: 1\nimages: {{i: {folder}/origin, c: {folder}/store0}}\nmaps: {{m: {{table: "
+                             f"0 {sectors} snapshot-merge i c P {case['chunk_size'] // 512}}}}}", "merge.yaml"))
+            wait_until(lambda: status_words(t, "m")[0].split("/")[0] == status_words(t, "m")[1], "the merge")
+            t.umount()
+            equal(sha256(folder / "origin"), case["sums"][0], f"{facts.stem}: merged to its end")
+        found += 1
+    equal(found, 12, "cases")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ struct SnapshotOptions {
   uint64_t chunk_size = 0;  // bytes, a power of two; 0: 16 KiB. An existing store says its own.
   uint64_t size = 0;        // bytes of the origin that the snapshot shows; 0: all
   bool read_only = false;   // write nothing to open it: a blank device is refused
+  // What Linux does not know: an error of the copy-on-write device costs the write that met it (or,
+  // when it befell the record, all further writes until the store is opened again), never the
+  // snapshot. For an origin that nobody writes to.
+  bool keep = false;
 };
 
 struct SnapshotStatus {

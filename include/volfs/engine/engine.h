@@ -28,6 +28,7 @@ class MappedDevice;
 
 namespace volfs::engine {
 
+class Overlay;
 class Snapshots;
 
 struct AssembleOptions {
@@ -40,6 +41,7 @@ struct AssembleOptions {
   bool quiet = false;  // what is missing or degraded is not told to the log
   // Volume groups as the copy of their metadata with this number describes them: read-only.
   std::optional<uint32_t> metadata_seqno = {};
+  std::string overlay;  // the directory that takes all writes to images; empty: they get them
   std::optional<unsigned> mode;  // these win over the definition's `expose`
   std::optional<uid_t> owner;
   std::optional<gid_t> group;
@@ -118,6 +120,8 @@ class Engine {
   Status array_stop(std::string_view name);
 
   Snapshots& snapshots() { return *snapshots_; }
+  // Null: writes go to the images.
+  const Overlay* overlay() const { return overlay_.get(); }
 
  private:
   friend class Assembler;
@@ -145,6 +149,7 @@ class Engine {
   Exposure exposure_;
   Mutex structure_;             // held while devices are added, removed or renamed
   dm::OriginRegistry origins_;  // outlives the tables of the graph
+  std::unique_ptr<Overlay> overlay_;
   Graph graph_;
   std::vector<std::unique_ptr<VolumeGroup>> groups_;
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows

@@ -53,7 +53,8 @@ struct Scan {
 };
 
 struct ScanOptions {
-  bool force = false;  // assemble what needs force
+  bool force = false;   // assemble what needs force
+  std::string overlay;  // look at the images as this overlay has them, if it is there
 };
 
 // Opens the images read-only, changes nothing. Errors name the image.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 
 #include "volfs/block_device.h"
 #include "volfs/error.h"
@@ -13,6 +14,20 @@
 namespace volfs::dm {
 
 class PersistentStore;
+
+// Chunks that were given back, the lowest first.
+class FreeChunks {
+ public:
+  bool empty() const { return chunks_.empty(); }
+  void add(uint64_t first, uint64_t count) {
+    for (uint64_t i = 0; i < count; ++i) chunks_.insert(first + i);
+  }
+  void clear() { chunks_.clear(); }
+  uint64_t take() { return chunks_.extract(chunks_.begin()).value(); }
+
+ private:
+  std::set<uint64_t> chunks_;
+};
 
 class ExceptionStore {
  public:
@@ -32,7 +47,7 @@ class ExceptionStore {
   // The chunk for the next exception; none when the device is full. The caller sees to it that
   // one thread at a time allocates.
   virtual std::optional<uint64_t> allocate() = 0;
-  // Gives back the last COUNT chunks that allocate() gave, none of which was committed.
+  // Gives back chunks that allocate() gave and that will not be committed.
   virtual void give_back(uint64_t first, uint64_t count) = 0;
   // Notes durably that the snapshot is of no use any more.
   virtual Status drop() = 0;

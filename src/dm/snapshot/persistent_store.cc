@@ -223,19 +223,22 @@ Status PersistentStore::clean_tail() {
 
 ExceptionStore::Usage PersistentStore::usage() const {
   const std::lock_guard lock(mutex_);
-  return {next_free_ * chunk_size_, device_.size(), (area_ + 2) * chunk_size_};
+  const uint64_t used = merged_to_ != 0 ? merged_to_ : next_free_;
+  return {used * chunk_size_, device_.size(), (area_ + 2) * chunk_size_};
 }
 
 // The exception that fills an area needs room for the next area, too: Linux does not load a
 // store that ends with a full one.
 std::optional<uint64_t> PersistentStore::allocate() {
   const std::lock_guard lock(mutex_);
-  if (next_free_ >= total_chunks()) return std::nullopt;
+  if (given_back_.empty() && next_free_ >= total_chunks()) return std::nullopt;
   const uint64_t after = area_ * geometry_.per_area() + committed_ + uncommitted_ + 1;
   if (after % geometry_.per_area() == 0 &&
       geometry_.area_chunk(after / geometry_.per_area()) >= total_chunks())
     return std::nullopt;
   ++uncommitted_;
+  merged_to_ = 0;
+  if (!given_back_.empty()) return given_back_.take();
   const uint64_t chunk = next_free_;
   next_free_ = geometry_.data_from(next_free_ + 1);
   return chunk;
@@ -243,7 +246,7 @@ std::optional<uint64_t> PersistentStore::allocate() {
 
 void PersistentStore::give_back(uint64_t first, uint64_t count) {
   const std::lock_guard lock(mutex_);
-  next_free_ = first;
+  given_back_.add(first, count);
   uncommitted_ -= count;
 }
 
@@ -328,8 +331,13 @@ Status PersistentStore::remove_last(size_t count) {
   std::copy_n(bytes.begin(), block_size_, block_.begin());
   const std::lock_guard lock(mutex_);
   committed_ = left;
-  // What it would be if all had been committed in order: as Linux counts it while merging.
-  next_free_ = geometry_.area_chunk(area_) + committed_ + 1;
+  // What it would be if all had been committed in order: as Linux counts it while merging. It says
+  // nothing of where free space is: there may be gaps before what is left.
+  merged_to_ = geometry_.area_chunk(area_) + committed_ + 1;
+  if (area_ == 0 && committed_ == 0) {
+    next_free_ = 2;
+    given_back_.clear();
+  }
   return {};
 }
 

@@ -87,11 +87,13 @@ class PersistentStore final : public ExceptionStore {
   StoreGeometry geometry_;
   uint64_t block_size_ = 0;  // of the writes within an area
 
-  mutable Mutex mutex_;       // guards the next four
+  mutable Mutex mutex_;       // guards the next six
   uint64_t next_free_ = 2;    // where the next data goes
   uint64_t area_ = 0;         // the area that has room
   uint64_t committed_ = 0;    // exceptions in it
   uint64_t uncommitted_ = 0;  // allocated and not committed
+  FreeChunks given_back_;
+  uint64_t merged_to_ = 0;  // while merging: what usage() calls allocated; 0: next_free_
   // For commits and merging only.
   std::vector<std::byte> block_;  // of the area, the block that holds index committed_
   std::vector<std::byte> staged_;

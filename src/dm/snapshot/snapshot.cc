@@ -49,6 +49,7 @@ Result<std::shared_ptr<Snapshot>> Snapshot::open(std::shared_ptr<Origin> origin,
     snapshot->store_ = std::make_unique<TransientStore>(cow, chunk_size);
   }
   snapshot->chunk_size_ = snapshot->store_->chunk_size();
+  snapshot->keep_ = options.keep;
   snapshot->size_ = options.size != 0 ? options.size : base.size();
   return snapshot;
 }
@@ -200,17 +201,15 @@ bool Snapshot::claim(uint64_t begin, uint64_t end, std::vector<Claim>& claims) {
 }
 
 bool Snapshot::claim_locked(uint64_t begin, uint64_t end, std::vector<Claim>& claims) {
-  uint64_t first = 0, claimed = 0;
   for (uint64_t chunk = chunk_of(begin); chunk * chunk_size_ < end;) {
     const auto run = table_.find(chunk, div_round_up(end, chunk_size_) - chunk);
     for (uint64_t i = 0; !run.mapped && i < run.count; ++i) {
       const auto place = store_->allocate();
       if (!place) {
-        if (claimed > 0) store_->give_back(first, claimed);
+        give_back(claims);
         claims.clear();
         return false;
       }
-      if (claimed++ == 0) first = *place;
       Claim* last = claims.empty() ? nullptr : &claims.back();
       if (last && last->old_chunk + last->count == chunk + i &&
           last->new_chunk + last->count == *place)
@@ -221,6 +220,10 @@ bool Snapshot::claim_locked(uint64_t begin, uint64_t end, std::vector<Claim>& cl
     chunk += run.count;
   }
   return true;
+}
+
+void Snapshot::give_back(std::span<const Claim> claims) {
+  for (const Claim& claim : claims) store_->give_back(claim.new_chunk, claim.count);
 }
 
 void Snapshot::publish(std::span<const Claim> claims) {

@@ -118,12 +118,14 @@ class Snapshot final : public LeaseOwner {
 
   Snapshot(std::shared_ptr<Origin> origin, BlockDevice& cow);
   void parts_locked(uint64_t offset, uint64_t length, Parts& parts) const;
+  void give_back(std::span<const Claim> claims);
   bool claim_locked(uint64_t begin, uint64_t end, std::vector<Claim>& claims);
   bool being_merged_locked(uint64_t offset, uint64_t length) const;
   void add_lease_locked(uint64_t begin, uint64_t end, Mapping& out);
   void tell();
   Status write_piece(uint64_t begin, uint64_t end, const IoSpan* iov, uint64_t iov_offset, Fua fua,
                      bool overflow);
+  void stop_writes(const Error& reason);
   Status record(std::span<const Claim> claims);
   void destinations(uint64_t begin, uint64_t end, std::span<const Claim> claims,
                     Mapping& out) const;
@@ -135,6 +137,7 @@ class Snapshot final : public LeaseOwner {
   BlockDevice& cow_;
   std::unique_ptr<ExceptionStore> store_;
   uint64_t chunk_size_ = 0;
+  bool keep_ = false;
 
   mutable Mutex mutex_;  // guards all below; never held during I/O
   mutable CondVar changed_;

@@ -94,13 +94,28 @@ Status Snapshot::write_piece(uint64_t begin, uint64_t end, const IoSpan* iov, ui
   // What is recorded is flushed before: data written along need not be by itself.
   Status status = write_data(begin, end, claims, iov, iov_offset, claims.empty() ? fua : Fua::no);
   if (claims.empty()) return status;
+  if (!status && keep_) {
+    const std::lock_guard lock(mutex_);
+    give_back(claims);
+    return status;
+  }
   if (status) status = record(claims);
   if (!status) {
-    invalidate(status.error());
+    keep_ ? stop_writes(status.error()) : invalidate(status.error());
     return fail_sys(EIO, "");
   }
   publish(claims);
   return {};
+}
+
+// The store could not be written to: what it has is good, but it takes no more.
+void Snapshot::stop_writes(const Error& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(overflowed_, true)) return;
+  }
+  log_error("{}: nothing can be written any more: {}", cow_.name(), reason.text());
+  tell();
 }
 
 Status Snapshot::record(std::span<const Claim> claims) {

@@ -15,14 +15,16 @@ class TransientStore final : public ExceptionStore {
   }
   Usage usage() const override { return {next_ * chunk_size_, device_.size(), 0}; }
   std::optional<uint64_t> allocate() override {
+    if (!given_back_.empty()) return given_back_.take();
     if (next_ >= device_.size() / chunk_size_) return std::nullopt;
     return next_++;
   }
-  void give_back(uint64_t first, uint64_t) override { next_ = first; }
+  void give_back(uint64_t first, uint64_t count) override { given_back_.add(first, count); }
   Status drop() override { return {}; }
 
  private:
   std::atomic<uint64_t> next_{0};
+  FreeChunks given_back_;
 };
 
 }  // namespace volfs::dm

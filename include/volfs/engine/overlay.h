@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// An overlay: a directory that takes all that a mount would write to its images. For each image it
+// has a file, a persistent snapshot store as Linux's dm-snapshot has it (so dmsetup can use it),
+// and a manifest, overlay.json, that says which image each belongs to and what that looked like:
+//
+//   {"volfs_overlay": 1, "state": "open",
+//    "images": [{"path": ..., "size": ..., "mtime": ..., "fingerprint": ..., "store":
+//    "disk0.img.cow",
+//                "chunk_size": 16384, "committed": false}]}
+//
+// States: open; committing (the merge into the images has begun and can only go on); committed and
+// discarding (nothing of it is needed any more: the files are being removed). The manifest is
+// replaced as a whole. A store is as large, and sparse, as it can ever need to be.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "volfs/error.h"
+
+namespace volfs::engine {
+
+struct OverlayImage {
+  std::string path;  // absolute, without symbolic links
+  uint64_t size = 0;
+  int64_t mtime = 0;        // nanoseconds; 0 for a block device
+  std::string fingerprint;  // of a sample of its bytes
+  std::string store;        // file name in the directory
+  uint64_t chunk_size = 0;
+  bool committed = false;  // its part of a commit is done
+};
+
+class Overlay {
+ public:
+  enum class State : uint8_t { open, committing, committed, discarding };
+  struct Range {
+    uint64_t offset = 0, length = 0;
+  };
+  struct Change {
+    std::string image;
+    uint64_t bytes = 0;         // that differ from the image, in whole chunks
+    std::vector<Range> ranges;  // of the image, rising
+  };
+
+  // CREATE makes the directory and the manifest where there are none; otherwise ENOENT. With LOCK
+  // it is nobody else's as long as this lives, EBUSY; without, nothing may be changed. EUCLEAN: the
+  // manifest cannot be understood. One that was being removed is removed to the end first, and then
+  // is not there; of a commit it is there and empty, so that to commit it once more does nothing.
+  static Result<std::unique_ptr<Overlay>> open(const std::string& directory, bool create,
+                                               bool lock);
+  ~Overlay();
+  Overlay(const Overlay&) = delete;
+  Overlay& operator=(const Overlay&) = delete;
+
+  const std::string& directory() const;  // absolute
+  State state() const { return state_; }
+  const std::vector<OverlayImage>& images() const { return images_; }
+  std::string store_path(const OverlayImage& image) const;
+
+  // The entry of the image at PATH; null if there is none. EBUSY: a commit has begun. ESTALE: the
+  // image changed since it was laid over; told with what changed. FORCE lets that pass.
+  Result<const OverlayImage*> find(const std::string& path, bool force) const;
+  // Makes an entry and an empty store.
+  Result<const OverlayImage*> add(const std::string& path);
+
+  // What a commit would write.
+  Result<std::vector<Change>> changes() const;
+  // Writes it into the images, each bit of it once more if it was interrupted before, and removes
+  // the overlay. SHOW is told how much is done, of how much. ESTALE as find().
+  Status commit(bool force, const std::function<void(uint64_t done, uint64_t total)>& show);
+  // Removes the overlay. EBUSY: a commit has begun.
+  Status discard();
+
+ private:
+  explicit Overlay(std::string directory) : directory_(std::move(directory)) {}
+  Status lock();
+  Result<bool> load();
+  Status save() const;
+  Status check(const OverlayImage& image) const;
+  Status commit_image(OverlayImage& image, const std::function<void(uint64_t left)>& show);
+  Status remove_files();
+
+  const std::string directory_;
+  int lock_fd_ = -1;
+  State state_ = State::open;
+  std::vector<OverlayImage> images_;
+};
+
+}  // namespace volfs::engine

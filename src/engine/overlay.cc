@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The directory of an overlay: its manifest, and what belongs to it.
+#include "volfs/engine/overlay.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "overlay_parts.h"
+#include "volfs/backing/image.h"
+#include "volfs/dm/snapshot.h"
+#include "volfs/log.h"
+#include "volfs/units.h"
+
+namespace volfs::engine {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* manifest_name = "overlay.json";
+constexpr uint64_t default_chunk = 16 * KiB;
+constexpr std::array state_names{"open", "committing", "committed", "discarding"};
+
+class File {
+ public:
+  explicit File(int fd) : fd_(fd) {}
+  ~File() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+Status sync_directory(const std::string& directory) {
+  const File file(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (file.get() < 0) return fail_sys(errno, directory);
+  if (::fsync(file.get()) != 0 && errno != EINVAL) return fail_sys(errno, directory + ": fsync");
+  return {};
+}
+
+// Puts TEXT in the place of the file at PATH, at one instant.
+Status replace_file(const std::string& directory, const std::string& name,
+                    const std::string& text) {
+  const std::string path = directory + "/" + name, fresh = path + ".new";
+  {
+    const File file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.get() < 0) return fail_sys(errno, fresh);
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
+      if (n < 0) return fail_sys(errno, fresh);
+      done += static_cast<size_t>(n);
+    }
+    if (::fsync(file.get()) != 0) return fail_sys(errno, fresh + ": fsync");
+  }
+  if (::rename(fresh.c_str(), path.c_str()) != 0) return fail_sys(errno, path);
+  return sync_directory(directory);
+}
+
+Result<std::string> read_file(const std::string& path) {
+  const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return fail_sys(errno, path);
+  std::string text;
+  std::array<char, 65536> piece{};
+  ssize_t n = 0;
+  while ((n = ::read(file.get(), piece.data(), piece.size())) > 0)
+    text.append(piece.data(), static_cast<size_t>(n));
+  if (n < 0) return fail_sys(errno, path);
+  return text;
+}
+
+json to_json(const OverlayImage& image) {
+  return {{"path", image.path},          {"size", image.size},
+          {"mtime", image.mtime},        {"fingerprint", image.fingerprint},
+          {"store", image.store},        {"chunk_size", image.chunk_size},
+          {"committed", image.committed}};
+}
+
+// Throws what nlohmann's library throws for a wrong type or a missing key.
+OverlayImage from_json(const json& entry) {
+  OverlayImage image;
+  entry.at("path").get_to(image.path);
+  entry.at("size").get_to(image.size);
+  entry.at("mtime").get_to(image.mtime);
+  entry.at("fingerprint").get_to(image.fingerprint);
+  entry.at("store").get_to(image.store);
+  entry.at("chunk_size").get_to(image.chunk_size);
+  entry.at("committed").get_to(image.committed);
+  return image;
+}
+
+bool good_store_name(const std::string& name) {
+  return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
+}
+
+}  // namespace
+
+Result<std::string> real_path(const std::string& path) {
+  char* const whole = ::realpath(path.c_str(), nullptr);
+  if (!whole) return fail_sys(errno, path);
+  std::string result(whole);
+  std::free(whole);
+  return result;
+}
+
+Result<std::unique_ptr<Overlay>> Overlay::open(const std::string& directory, bool create,
+                                               bool lock) {
+  if (create && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
+    return fail_sys(errno, directory);
+  VOLFS_TRY_ASSIGN(const std::string real, real_path(directory));
+  std::unique_ptr<Overlay> overlay(new Overlay(real));
+  if (lock) VOLFS_TRY(overlay->lock());
+  VOLFS_TRY_ASSIGN(const bool there, overlay->load());
+  if (!there && !create)
+    return fail(Error::make(ENOENT, fmt::format("{}: holds no overlay", directory)));
+  if (lock && (overlay->state_ == State::committed || overlay->state_ == State::discarding)) {
+    // Who wants to commit what was committed is told that all is well.
+    const bool committed = overlay->state_ == State::committed;
+    VOLFS_TRY(overlay->remove_files());
+    if (!create && !committed)
+      return fail(Error::make(ENOENT, fmt::format("{}: holds no overlay", directory)));
+  }
+  if (create && lock && overlay->images_.empty()) VOLFS_TRY(overlay->save());
+  return overlay;
+}
+
+Overlay::~Overlay() {
+  if (lock_fd_ >= 0) ::close(lock_fd_);
+}
+
+Status Overlay::lock() {
+  const std::string path = directory_ + "/lock";
+  lock_fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock_fd_ < 0) return fail_sys(errno, path);
+  if (::flock(lock_fd_, LOCK_EX | LOCK_NB) == 0) return {};
+  if (errno == EWOULDBLOCK)
+    return fail(Error::make(EBUSY, directory_ + ": the overlay is in use by another volfs"));
+  return fail_sys(errno, path + ": lock");
+}
+
+Result<bool> Overlay::load() {
+  const std::string path = directory_ + "/" + manifest_name;
+  auto text = read_file(path);
+  if (!text) {
+    if (text.error().code() == ENOENT) return false;
+    return fail(std::move(text.error()));
+  }
+  const auto corrupt = [&](std::string_view what) {
+    return fail(Error::make(EUCLEAN, fmt::format("{}: {}", path, what)));
+  };
+  const json manifest = json::parse(*text, nullptr, false);
+  if (!manifest.is_object() || !manifest.contains("volfs_overlay"))
+    return corrupt("not the manifest of an overlay");
+  if (manifest["volfs_overlay"] != 1) return corrupt("of a newer version of volfs");
+  try {
+    const auto name = manifest.at("state").get<std::string>();
+    const auto known = std::ranges::find(state_names, name);
+    if (known == state_names.end()) return corrupt("unknown state '" + name + "'");
+    state_ = static_cast<State>(known - state_names.begin());
+    for (const json& entry : manifest.at("images")) images_.push_back(from_json(entry));
+  } catch (const json::exception& error) {
+    return corrupt(error.what());
+  }
+  for (const OverlayImage& image : images_)
+    if (!good_store_name(image.store))
+      return corrupt("store '" + image.store + "': not a file name");
+  return true;
+}
+
+Status Overlay::save() const {
+  json images = json::array();
+  for (const OverlayImage& image : images_) images.push_back(to_json(image));
+  const json manifest{{"volfs_overlay", 1},
+                      {"state", state_names[static_cast<size_t>(state_)]},
+                      {"images", std::move(images)}};
+  return replace_file(directory_, manifest_name,
+                      manifest.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
+
+const std::string& Overlay::directory() const {
+  return directory_;
+}
+
+std::string Overlay::store_path(const OverlayImage& image) const {
+  return directory_ + "/" + image.store;
+}
+
+Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) const {
+  VOLFS_TRY_ASSIGN(const std::string real, real_path(path));
+  if (state_ != State::open)
+    return fail(Error::make(
+        EBUSY, fmt::format("{}: a commit was interrupted; `volfs overlay commit {}` ends it",
+                           directory_, directory_)));
+  const auto found = std::ranges::find(images_, real, &OverlayImage::path);
+  if (found == images_.end()) return nullptr;
+  if (auto same = check(*found); !same) {
+    if (!force) return fail(std::move(same.error()));
+    log_warning("{}", same.error().text());
+  }
+  return &*found;
+}
+
+Result<const OverlayImage*> Overlay::add(const std::string& path) {
+  VOLFS_TRY_ASSIGN(const std::string real, real_path(path));
+  OverlayImage image;
+  image.path = real;
+  image.chunk_size = default_chunk;
+  const std::string base = real.substr(real.find_last_of('/') + 1);
+  const auto taken = [&](const std::string& name) {
+    return std::ranges::find(images_, name, &OverlayImage::store) != images_.end();
+  };
+  image.store = base + ".cow";
+  for (int i = 2; taken(image.store); ++i) image.store = fmt::format("{}-{}.cow", base, i);
+  const std::string store = store_path(image);
+  ::unlink(store.c_str());  // of an addition that was interrupted: the manifest does not know it
+  {
+    VOLFS_TRY_ASSIGN(const auto origin, FileImage::open("image", real, {.read_only = true}));
+    image.size = origin->size();
+    VOLFS_TRY(describe_image(*origin, image));
+    VOLFS_TRY(create_image(store, dm::full_store_size(image.size, image.chunk_size)));
+    VOLFS_TRY_ASSIGN(const auto cow, FileImage::open("store", store, {}));
+    dm::OriginRegistry registry;
+    VOLFS_TRY_ASSIGN(const auto snapshot,
+                     registry.open(*origin, *cow, {.chunk_size = image.chunk_size}));
+  }
+  images_.push_back(std::move(image));
+  VOLFS_TRY(save());
+  return &images_.back();
+}
+
+Status Overlay::check(const OverlayImage& image) const {
+  VOLFS_TRY_ASSIGN(const auto origin,
+                   FileImage::open("image", image.path, {.read_only = true, .lock = false}));
+  OverlayImage now = image;
+  now.size = origin->size();
+  VOLFS_TRY(describe_image(*origin, now));
+  const auto changed = [&](const std::string& what) {
+    return fail(Error::make(
+        ESTALE, fmt::format("{}: changed since {} was laid over it: {}; the overlay no longer fits",
+                            image.path, directory_, what)));
+  };
+  if (now.size != image.size)
+    return changed(fmt::format("its size was {} and is {}", image.size, now.size));
+  if (now.fingerprint != image.fingerprint) return changed("its contents are others");
+  if (now.mtime != image.mtime) return changed("it was written to");
+  const std::string store = store_path(image);
+  struct stat status{};
+  if (::stat(store.c_str(), &status) != 0) return fail_sys(errno, store);
+  return {};
+}
+
+Status Overlay::discard() {
+  if (state_ == State::committing)
+    return fail(Error::make(
+        EBUSY, fmt::format("{}: a commit has begun, and the images have a part of it; it can only "
+                           "be ended: `volfs overlay commit {}`",
+                           directory_, directory_)));
+  state_ = State::discarding;
+  VOLFS_TRY(save());
+  return remove_files();
+}
+
+Status Overlay::remove_files() {
+  for (const OverlayImage& image : images_) {
+    const std::string path = store_path(image);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_sys(errno, path);
+  }
+  VOLFS_TRY(sync_directory(directory_));
+  const std::string manifest = directory_ + "/" + manifest_name;
+  if (::unlink(manifest.c_str()) != 0 && errno != ENOENT) return fail_sys(errno, manifest);
+  images_.clear();
+  state_ = State::open;
+  return sync_directory(directory_);
+}
+
+}  // namespace volfs::engine
