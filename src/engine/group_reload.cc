@@ -105,7 +105,7 @@ Status GroupReload::load(VolumeGroup& group, dm::MappedDevice& map,
                          const lvm::PlannedDevice& planned) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table_text(planned)));
   const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
-    if (Node* found = group.engine_.graph_.find(name)) return found->device.get();
+    if (Node* found = group.engine_.graph_.find(name)) return &found->shown();
     return fail(Error::make(ENXIO, "there is no such device"));
   };
   return map.load(rows, resolve,

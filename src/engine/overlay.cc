@@ -142,6 +142,8 @@ Overlay::~Overlay() {
 Status Overlay::lock() {
   const std::string path = directory_ + "/lock";
   lock_fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock_fd_ < 0 && (errno == EROFS || errno == EACCES))
+    lock_fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (lock_fd_ < 0) return fail_sys(errno, path);
   if (::flock(lock_fd_, LOCK_EX | LOCK_NB) == 0) return {};
   if (errno == EWOULDBLOCK)

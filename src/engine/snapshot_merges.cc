@@ -205,7 +205,7 @@ void Snapshots::finish(Merge& merge) {
   if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
   drop_store(merge.store);
   made_.erase(merge.store.path);
-  remove_marker(merge.store.path);
+  if (!merge.store.path.empty()) remove_marker(merge.store.path);
   merge.pin.reset();
   const std::lock_guard lock(merges_mutex_);
   merge.state = "merged";
@@ -274,6 +274,11 @@ void Snapshots::close() {
     closing_ = true;
   }
   for (auto& [name, merge] : merges_) merge->watcher.join();
+  for (const std::string& name : taken_)
+    if (!merges_.contains(name))
+      log_warning("{}: is not in the definition: a mount without it makes its store worthless",
+                  name);
+  taken_.clear();
   merges_.clear();
 }
 
