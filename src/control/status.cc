@@ -165,11 +165,15 @@ json status_of(engine::Engine& engine, const Host& host) {
   json unavailable = json::array();
   for (const engine::Unavailable& each : engine.unavailable())
     unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});
-  return {{"version", VOLFS_VERSION},      {"pid", getpid()},
-          {"mountpoint", host.mountpoint}, {"source", engine.source()},
+  return {{"version", VOLFS_VERSION},
+          {"pid", getpid()},
+          {"mountpoint", host.mountpoint},
+          {"source", engine.source()},
           {"overlay", engine.overlay() ? json(engine.overlay()->directory()) : json()},
-          {"transport", host.transport},   {"read_only", engine.read_only()},
-          {"devices", std::move(devices)}, {"unavailable", std::move(unavailable)}};
+          {"transport", host.transport},
+          {"read_only", engine.read_only()},
+          {"devices", std::move(devices)},
+          {"unavailable", std::move(unavailable)}};
 }
 
 }  // namespace volfs::control

@@ -39,8 +39,9 @@ void Assembler::build(const config::Image& image) {
   if (image.size && (*opened)->size() < image.size->value)
     return report(image.size->at, fmt::format("{}: {} is smaller than that: {} bytes",
                                               image.name.value, path, (*opened)->size()));
-  if (auto alone = check_overlap(engine_->graph(), **opened); !alone)
-    return report(image.path.at, alone.error().text());
+  if (const auto* file = dynamic_cast<const FileImage*>(opened->get()))
+    if (auto alone = check_overlap(engine_->graph(), *file); !alone)
+      return report(image.path.at, alone.error().text());
   if (Node* node = add(image.name, Kind::image, std::move(*opened), true))
     node->read_only_wanted = image.readonly.value;
 }

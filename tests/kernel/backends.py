@@ -11,9 +11,10 @@ import shutil
 import subprocess
 
 HERE = pathlib.Path(__file__).resolve().parent
-# Another user-mode Linux than the distribution's: Debian 12's 6.1 dies on processors with AMX, whose
-# state is larger than it knows; newer ones run there.
+# Another user-mode Linux than the distribution's.
 UML_PROGRAM = pathlib.Path(os.environ.get("VOLFS_UML", "/usr/bin/linux.uml"))
+# Lets old ones run on new processors: xstate.c.
+XSTATE = os.environ.get("VOLFS_XSTATE")
 UML_MODULES = pathlib.Path(os.environ.get("VOLFS_UML_MODULES", "/usr/lib/uml/modules"))
 QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 1024
@@ -88,7 +89,8 @@ class UserModeLinux:
         make_root(root, share, modules.name, modules, {
             "fs": "hostfs", "line": "/dev/ttyS0", "share": share, "control": control,
             "modules": modules, "boot_modules": ""})
-        return [UML_PROGRAM, f"mem={MEMORY_MIB}M", "root=/dev/root", "rootfstype=hostfs",
+        preload = ["env", f"LD_PRELOAD={XSTATE}"] if XSTATE and os.path.exists(XSTATE) else []
+        return [*preload, UML_PROGRAM, f"mem={MEMORY_MIB}M", "root=/dev/root", "rootfstype=hostfs",
                 f"rootflags={root}", "ro", "init=/init", f"uml_dir={work}", "umid=guest",
                 "seccomp=auto", "con=null", "con0=null,fd:1", f"ssl0=fd:{line_in},fd:{line_out}",
                 "pty.legacy_count=0"]
