@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Many operations at once: one submit, one wait. Operations on devices that have a queue
-// (O_DIRECT images over io_uring) are under way together; those on cached images are done inline,
-// except reads that turn out not to be cached (BlockDevice::read_cached).
+// (O_DIRECT images over io_uring) are under way together, also those of devices that only remap
+// to such; those on cached images are done inline, except reads that turn out not to be cached
+// (BlockDevice::read_cached).
 // A batch belongs to one thread and allocates nothing up to 16 operations.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include "volfs/block_device.h"
 #include "volfs/inline_vector.h"
@@ -60,7 +63,8 @@ class IoBatch final : private IoOp::Done {
     ~Owner() = default;
   };
 
-  IoBatch() = default;
+  IoBatch();
+  ~IoBatch();
   IoBatch(const IoBatch&) = delete;
   IoBatch& operator=(const IoBatch&) = delete;
 
@@ -88,10 +92,12 @@ class IoBatch final : private IoOp::Done {
   void clear();
 
  private:
+  struct Lowered;
   void add(IoOp::Kind kind, BlockDevice& device, uint64_t offset, IoSpan iov);
   void done(IoOp& op) override;
   void perform(IoOp& op);
   IoQueue* queue_for(IoOp& op, bool may_wait, bool* done);
+  bool lower(IoOp& op);
   void submit_all(bool may_wait);
 
   InlineVector<IoOp, 16> ops_;
@@ -99,6 +105,7 @@ class IoBatch final : private IoOp::Done {
   IoQueue* queue_ = nullptr;
   Owner* owner_ = nullptr;
   size_t pending_ = 0;
+  std::vector<std::unique_ptr<Lowered>> lowered_;
   int extent_error_ = 0;
   std::optional<Error> first_error_;  // of an operation done inline: it has the text
   size_t first_error_op_ = 0;

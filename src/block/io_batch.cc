@@ -37,6 +37,20 @@ Error describe(const IoOp& op) {
 
 }  // namespace
 
+// An operation of a device that only remaps, as a batch of operations on the queued images below.
+struct IoBatch::Lowered final : IoBatch::Owner {
+  Lowered(IoBatch& batch, IoOp& operation) : upper(batch), op(operation) {}
+  void batch_done(IoBatch&) override { upper.done(op); }
+
+  IoBatch& upper;
+  IoOp& op;
+  Mapping mapping;
+  IoBatch below;
+};
+
+IoBatch::IoBatch() = default;
+IoBatch::~IoBatch() = default;
+
 void IoBatch::add(IoOp::Kind kind, BlockDevice& device, uint64_t offset, IoSpan iov) {
   IoOp op;
   op.kind = kind;
@@ -151,6 +165,28 @@ IoQueue* IoBatch::queue_for(IoOp& op, bool may_wait, bool* done) {
   return *done ? nullptr : op.device->queue();
 }
 
+// Starts an operation on the images below its device, so that it is under way beside others. False:
+// it is to be done inline, for it needs the device's own code, may have to wait for it, or failed
+// at once. Never waits: the leases of several mappings are held together here.
+bool IoBatch::lower(IoOp& op) {
+  const Op what = door_op(op.kind);
+  if (op.kind == IoOp::Kind::flush || op.device->service(what) != Service::blocking) return false;
+  const uint64_t length = total_length(op.iov);
+  if (!op.device->check(what, op.offset, length)) return false;
+  auto lowered = std::make_unique<Lowered>(*this, op);
+  if (!op.device->map(what, op.offset, length, Wait::no, lowered->mapping)) return false;
+  for (const Extent& extent : lowered->mapping.extents())
+    if (extent.kind != Extent::Kind::device || extent.device->service(what) != Service::queued)
+      return false;
+  lowered->below.transfer(what, lowered->mapping, op.iov,
+                          op.kind == IoOp::Kind::write_fua ? Fua::yes : Fua::no);
+  if (lowered->below.start(*lowered)) return lowered->below.status().has_value();
+  queue_ = lowered->below.queue_;
+  ++pending_;
+  lowered_.push_back(std::move(lowered));
+  return true;
+}
+
 void IoBatch::submit_all(bool may_wait) {
   InlineVector<uint32_t, 16> inline_ops;
   for (size_t i = 0; i < ops_.size(); ++i) {
@@ -159,6 +195,8 @@ void IoBatch::submit_all(bool may_wait) {
     IoQueue* queue = queue_for(op, may_wait, &done);
     if (done) continue;
     if (!queue) {
+      // Who waits gains by it if there is another operation to wait for.
+      if (may_wait && ops_.size() > 1 && lower(op)) continue;
       inline_ops.push_back(static_cast<uint32_t>(i));
       continue;
     }
@@ -181,6 +219,13 @@ void IoBatch::submit_all(bool may_wait) {
 Status IoBatch::run() {
   submit_all(true);
   while (pending_ > 0) queue_->reap(Wait::yes);
+  // What failed below is the device's to try in its own way, and to tell.
+  for (const auto& lowered : lowered_) {
+    const bool failed = !lowered->below.status();
+    lowered->mapping.clear();
+    if (failed) perform(lowered->op);
+  }
+  lowered_.clear();
   return status();
 }
 

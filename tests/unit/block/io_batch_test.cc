@@ -22,7 +22,10 @@ class ShuffledQueue final : public IoQueue {
  public:
   explicit ShuffledQueue(uint64_t seed) : random_(seed) {}
   void submit(IoOp& op) override { fresh_.push_back(&op); }
-  void push() override { under_way_.splice(under_way_.end(), fresh_); }
+  void push() override {
+    under_way_.splice(under_way_.end(), fresh_);
+    most = std::max(most, under_way_.size());
+  }
   void reap(Wait wait) override {
     push();
     uint64_t some = random_.below(3) + (wait == Wait::yes ? 1 : 0);
@@ -38,6 +41,7 @@ class ShuffledQueue final : public IoQueue {
   int wait_fd() const override { return -1; }
   size_t in_flight() const override { return fresh_.size() + under_way_.size(); }
   size_t pushed() const { return under_way_.size(); }
+  size_t most = 0;  // operations that were ever under way together
 
  private:
   static void carry_out(IoOp& op);
@@ -72,6 +76,33 @@ class QueuedDevice final : public BlockDevice {
   BlockDevice& below_;
   IoQueue& queue_;
   const Service service_;
+};
+
+// Remaps to two devices by turns, and tells how often it was asked to do so by itself.
+class RemapDevice final : public BlockDevice {
+ public:
+  RemapDevice(BlockDevice& a, BlockDevice& b) : BlockDevice("remap", a.size()), a_(a), b_(b) {}
+  int by_itself = 0;
+  bool suspended = false;
+
+ private:
+  bool do_map(Op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) override {
+    if (suspended && wait == Wait::no) return false;
+    if (wait == Wait::yes) ++by_itself;
+    while (length > 0) {
+      const uint64_t part = std::min<uint64_t>(length, 1024 - offset % 1024);
+      out.add(offset / 1024 % 2 == 0 ? a_ : b_, offset, part);
+      offset += part;
+      length -= part;
+    }
+    return true;
+  }
+  void do_for_each_below(const Visit& visit) const override {
+    visit(a_);
+    visit(b_);
+  }
+
+  BlockDevice &a_, &b_;
 };
 
 void ShuffledQueue::carry_out(IoOp& op) {
@@ -274,5 +305,55 @@ TEST_CASE(
     batch.read(image, 512, to_y);
     CHECK(batch.run());
     CHECK(image.read_directly == 1);
+  }
+}
+
+TEST_CASE("operations of devices that remap to queued ones are under way together") {
+  MemoryDevice a("a", MiB), b("b", MiB);
+  FaultDevice bad(b);
+  ShuffledQueue queue(1);
+  QueuedDevice queued_a(a, queue), queued_b(bad, queue);
+  RemapDevice remap(queued_a, queued_b), another(queued_a, queued_b);
+  const uint64_t seed = test_seed();
+  Random random(seed);
+  const auto first = random_bytes(random, 4096), second = random_bytes(random, 8192);
+  std::vector<std::byte> x(4096), y(8192);
+  const auto run = [&](bool write) {
+    const OneSlice one{write ? std::span(first) : std::span<const std::byte>(x)};
+    const OneSlice two{write ? std::span(second) : std::span<const std::byte>(y)};
+    IoBatch batch;
+    if (write) {
+      batch.write(remap, 8192, one);
+      batch.write(another, 65536, two, Fua::yes);
+    } else {
+      batch.read(remap, 8192, one);
+      batch.read(another, 65536, two);
+    }
+    return batch.run();
+  };
+  REQUIRE(run(true));
+  REQUIRE(run(false));
+  CHECK(x == first);
+  CHECK(y == second);
+  CHECK(queue.most == 12);  // a piece of 1 KiB each
+  CHECK(remap.by_itself + another.by_itself == 0);
+
+  SUBCASE("one that would have to wait is done by itself") {
+    remap.suspended = true;
+    REQUIRE(run(false));
+    CHECK(x == first);
+    CHECK(remap.by_itself == 1);
+    CHECK(another.by_itself == 0);
+  }
+  SUBCASE("one that fails is tried by the device in its own way, which tells why it failed") {
+    bad.add({.op = FaultOp::read, .times = 1, .error = EIO});
+    REQUIRE(run(false));
+    CHECK(remap.by_itself + another.by_itself > 0);
+    CHECK(x == first);
+    CHECK(y == second);
+    bad.add({.op = FaultOp::read, .error = EIO});
+    const Status failed = run(false);
+    REQUIRE_FALSE(failed);
+    CHECK(failed.error().text() == "remap: b: read 1024 at 9216: Input/output error");
   }
 }
