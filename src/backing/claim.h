@@ -9,8 +9,8 @@
 #include <memory>
 #include <string>
 
-#include "backing/unique_fd.h"
 #include "volfs/error.h"
+#include "volfs/unique_fd.h"
 
 namespace volfs {
 

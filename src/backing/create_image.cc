@@ -4,8 +4,8 @@
 
 #include <cerrno>
 
-#include "backing/unique_fd.h"
 #include "volfs/backing/image.h"
+#include "volfs/unique_fd.h"
 #include "volfs/units.h"
 
 namespace volfs {

@@ -9,10 +9,10 @@
 #include <string>
 
 #include "backing/claim.h"
-#include "backing/unique_fd.h"
 #include "volfs/block_device.h"
 #include "volfs/range_lock.h"
 #include "volfs/sync.h"
+#include "volfs/unique_fd.h"
 
 namespace volfs {
 

@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "backing/claim.h"
-#include "backing/unique_fd.h"
+#include "volfs/unique_fd.h"
 #include "volfs/units.h"
 
 namespace volfs {

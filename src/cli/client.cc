@@ -12,6 +12,8 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "volfs/unique_fd.h"
+
 namespace volfs::cli {
 namespace {
 
@@ -63,23 +65,9 @@ Result<std::string> normalised(const std::string& path) {
   return result + path.substr(slash == std::string::npos ? 0 : slash + 1);
 }
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 Result<std::string> converse(const std::string& control, const std::string& text) {
-  const Descriptor file(open(control.c_str(), O_RDWR | O_CLOEXEC));
-  if (file.get() < 0) return fail_sys(errno, control);
+  const UniqueFd file(open(control.c_str(), O_RDWR | O_CLOEXEC));
+  if (!file) return fail_sys(errno, control);
   ssize_t done = write(file.get(), text.data(), text.size());
   if (done < 0) return fail_sys(errno, control);
   if (static_cast<size_t>(done) != text.size())

@@ -29,23 +29,9 @@ constexpr const char* manifest_name = "overlay.json";
 constexpr uint64_t default_chunk = 16 * KiB;
 constexpr std::array state_names{"open", "committing", "committed", "discarding"};
 
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 Status sync_directory(const std::string& directory) {
-  const File file(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (file.get() < 0) return fail_sys(errno, directory);
+  const UniqueFd file(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!file) return fail_sys(errno, directory);
   if (::fsync(file.get()) != 0 && errno != EINVAL) return fail_sys(errno, directory + ": fsync");
   return {};
 }
@@ -55,8 +41,8 @@ Status replace_file(const std::string& directory, const std::string& name,
                     const std::string& text) {
   const std::string path = directory + "/" + name, fresh = path + ".new";
   {
-    const File file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-    if (file.get() < 0) return fail_sys(errno, fresh);
+    const UniqueFd file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (!file) return fail_sys(errno, fresh);
     for (size_t done = 0; done < text.size();) {
       const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
       if (n < 0) return fail_sys(errno, fresh);
@@ -69,8 +55,8 @@ Status replace_file(const std::string& directory, const std::string& name,
 }
 
 Result<std::string> read_file(const std::string& path) {
-  const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) return fail_sys(errno, path);
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return fail_sys(errno, path);
   std::string text;
   std::array<char, 65536> piece{};
   ssize_t n = 0;
@@ -135,17 +121,15 @@ Result<std::unique_ptr<Overlay>> Overlay::open(const std::string& directory, boo
   return overlay;
 }
 
-Overlay::~Overlay() {
-  if (lock_fd_ >= 0) ::close(lock_fd_);
-}
+Overlay::~Overlay() = default;
 
 Status Overlay::lock() {
   const std::string path = directory_ + "/lock";
-  lock_fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (lock_fd_ < 0 && (errno == EROFS || errno == EACCES))
-    lock_fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (lock_fd_ < 0) return fail_sys(errno, path);
-  if (::flock(lock_fd_, LOCK_EX | LOCK_NB) == 0) return {};
+  lock_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock_ && (errno == EROFS || errno == EACCES))
+    lock_ = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!lock_) return fail_sys(errno, path);
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0) return {};
   if (errno == EWOULDBLOCK)
     return fail(Error::make(EBUSY, directory_ + ": the overlay is in use by another volfs"));
   return fail_sys(errno, path + ": lock");

@@ -10,26 +10,13 @@
 #include <vector>
 
 #include "volfs/backing/image.h"
+#include "volfs/unique_fd.h"
 #include "volfs/units.h"
 
 namespace volfs::engine {
 namespace {
 
 constexpr uint64_t looked_at = MiB;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 Status copy(BlockDevice& device, uint64_t from, uint64_t end, int to) {
   std::vector<std::byte> bytes(64 * KiB);
@@ -48,8 +35,8 @@ Status copy(BlockDevice& device, uint64_t from, uint64_t end, int to) {
 Result<std::vector<Signature>> signatures_on(BlockDevice& device) {
   if (const auto* image = dynamic_cast<const FileImage*>(&device))
     return probe_signatures(image->path(), image->start(), image->size());
-  const Descriptor file(memfd_create("volfs-probe", MFD_CLOEXEC));
-  if (file.get() < 0 || ftruncate(file.get(), static_cast<off_t>(device.size())) != 0)
+  const UniqueFd file(memfd_create("volfs-probe", MFD_CLOEXEC));
+  if (!file || ftruncate(file.get(), static_cast<off_t>(device.size())) != 0)
     return fail_sys(errno, "memory file");
   const uint64_t block = device.logical_block();
   const uint64_t head = std::min(looked_at, device.size());

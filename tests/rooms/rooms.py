@@ -29,7 +29,7 @@ ALSO_ALLOWED = [(re.compile(r"src/dm/targets/raid\w*\.(cc|h)$"), {"md"})]
 
 # Flat public headers that belong to base; the other flat ones belong to block.
 BASE_HEADERS = {"bytes", "checksum", "endian", "error", "inline_vector", "log", "random",
-                "process_name", "scheduler", "sync", "text", "units", "uuid", "worker_pool"}
+                "process_name", "scheduler", "sync", "text", "unique_fd", "units", "uuid", "worker_pool"}
 
 # Only base may use these: everything else waits, locks, starts threads and tells the time through
 # volfs/sync.h, so that tests can run it under a seeded scheduler and a simulated clock.

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "volfs/error.h"
+#include "volfs/unique_fd.h"
 
 namespace volfs::engine {
 
@@ -85,7 +86,7 @@ class Overlay {
   Status remove_files();
 
   const std::string directory_;
-  int lock_fd_ = -1;
+  UniqueFd lock_;
   State state_ = State::open;
   std::vector<OverlayImage> images_;
 };
