@@ -148,8 +148,8 @@ Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
 }
 
 // The daemon: assembles, mounts, serves to the end. The exit status.
-int serve(const MountRequest& request, const config::Definition& definition, Launch& launch) {
-  const auto options = assemble_options(request);
+int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
+  auto options = assemble_options(request);
   if (!options) {
     say(options.error().text());
     return exit_usage;
@@ -162,7 +162,8 @@ int serve(const MountRequest& request, const config::Definition& definition, Lau
     return exit_failed;
   }
   SignalThread::block();
-  auto engine = engine::Engine::assemble(definition, *options);
+  options->unavailable = sources.unavailable;
+  auto engine = engine::Engine::assemble(sources.definition, *options);
   if (!engine) {
     fmt::print(stderr, "{}", engine.error().to_string());
     return exit_failed;
@@ -231,17 +232,17 @@ int mount_volumes(const MountRequest& original) {
   }
   if (!request.options.overlay.empty())
     request.options.overlay = std::filesystem::absolute(request.options.overlay).string();
-  const auto definition =
+  const auto sources =
       load_sources(request.sources, request.options.force, request.options.overlay);
-  if (!definition) {
-    fmt::print(stderr, "{}", definition.error());
+  if (!sources) {
+    fmt::print(stderr, "{}", sources.error());
     return exit_usage;
   }
   if (request.verbosity > 1 || request.options.debug) log_level(LogLevel::debug);
   Launch launch;
   if (request.foreground) {
     if (under_service_manager()) log_to(LogSink::journal);
-    return serve(request, *definition, launch);
+    return serve(request, *sources, launch);
   }
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) {
@@ -262,7 +263,7 @@ int mount_volumes(const MountRequest& original) {
   setsid();
   launch.set(ends[1]);
   launch.detach();
-  const int status = serve(request, *definition, launch);
+  const int status = serve(request, *sources, launch);
   launch.tell(status);
   fflush(nullptr);
   // Destructors of the parent's copies are its own affair.

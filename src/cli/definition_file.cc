@@ -96,11 +96,13 @@ std::expected<config::Definition, std::string> load_definition(const std::string
   return std::move(*definition);
 }
 
-std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
-                                                            bool force,
-                                                            const std::string& overlay) {
-  if (sources.size() == 1 && is_definition(sources.front()))
-    return load_definition(sources.front());
+std::expected<Sources, std::string> load_sources(const std::vector<std::string>& sources,
+                                                 bool force, const std::string& overlay) {
+  if (sources.size() == 1 && is_definition(sources.front())) {
+    auto definition = load_definition(sources.front());
+    if (!definition) return std::unexpected(std::move(definition.error()));
+    return Sources{std::move(*definition), {}};
+  }
   for (const std::string& source : sources)
     if (is_definition(source))
       return std::unexpected(fmt::format(
@@ -108,9 +110,12 @@ std::expected<config::Definition, std::string> load_sources(const std::vector<st
   auto scan = engine::scan_images(sources, {.force = force, .overlay = overlay});
   if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
   for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
+  Sources found;
   for (const engine::FoundArray& array : scan->arrays) {
-    if (!array.problem.empty())
+    if (!array.problem.empty()) {
       fmt::print(stderr, "volfs: {}: not assembled: {}\n", array.name, array.problem);
+      found.unavailable.push_back({array.name, array.problem});
+    }
     for (const std::string& note : array.notes)
       fmt::print(stderr, "volfs: {}: {}\n", array.name, note);
   }
@@ -119,7 +124,8 @@ std::expected<config::Definition, std::string> load_sources(const std::vector<st
         fmt::format("volfs: {}: nothing on it that can be assembled; expected a definition (.yaml "
                     "or .yml) or images with members of md arrays or LVM physical volumes\n",
                     sources.front()));
-  return std::move(scan->definition);
+  found.definition = std::move(scan->definition);
+  return found;
 }
 
 }  // namespace volfs::cli

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "volfs/config/definition.h"
+#include "volfs/engine/volume_group.h"
 
 namespace volfs::cli {
 
@@ -17,10 +18,14 @@ std::string directory_of(const std::string& path);
 // Reads and checks a definition, tables of maps included. The error is text to print: all that is
 // wrong, one line each.
 std::expected<config::Definition, std::string> load_definition(const std::string& path);
+struct Sources {
+  config::Definition definition;
+  std::vector<engine::Unavailable> unavailable;  // arrays that a scan could not assemble
+};
 // The same for what `volfs mount` takes: one definition, or images, which are scanned; with FORCE
 // also for what needs it, and as the overlay in that directory has them. What a scan remarks goes
 // to standard error.
-std::expected<config::Definition, std::string> load_sources(const std::vector<std::string>& sources,
-                                                            bool force, const std::string& overlay);
+std::expected<Sources, std::string> load_sources(const std::vector<std::string>& sources,
+                                                 bool force, const std::string& overlay);
 
 }  // namespace volfs::cli

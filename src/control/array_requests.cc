@@ -40,7 +40,7 @@ Result<json> add(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("device"));
   VOLFS_TRY_ASSIGN(const bool re_add, fields.flag_or("re_add", false));
   VOLFS_TRY_ASSIGN(auto pin, context.engine.graph().pin(name));
-  BlockDevice& device = *pin->device;
+  BlockDevice& device = pin->shown();
   if (pin->volume && pin->volume->open_count() > 0)
     return fail(Error::make(EBUSY, name + " is open"));
   if (const auto users = context.engine.graph().users(device); !users.empty())

@@ -161,6 +161,7 @@ void Assembler::begin() {
   engine_.reset(new Engine);
   engine_->source_ = definition_.file_name;
   engine_->directory_ = options_.directory;
+  engine_->not_assembled_ = options_.unavailable;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
   engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);

@@ -29,7 +29,7 @@ void Engine::for_each_node(const std::function<void(Node&)>& visit) {
 }
 
 std::vector<Unavailable> Engine::unavailable() const {
-  std::vector<Unavailable> all;
+  std::vector<Unavailable> all = not_assembled_;
   for (const auto& group : groups_)
     for (Unavailable& each : group->unavailable()) all.push_back(std::move(each));
   return all;

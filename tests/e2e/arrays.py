@@ -259,4 +259,38 @@ def test_a_dirty_degraded_raid5_is_written_only_by_force(t):
     t.umount()
 
 
+def test_an_array_that_joins_another_keeps_its_snapshots(t):
+    """What joins is the array as others use it, not what lies below."""
+    names = [f"d{i}" for i in range(4)]
+    images = "".join(f"  {name}: {{path: {name}.img, size: {DISK}}}\n" for name in names)
+    definition = t.define(f"""volfs: 1
+images:
+{images}arrays:
+  a: {{level: raid1, devices: [d0, d1], assume_clean: true, size: 4MiB}}
+  b: {{level: raid1, devices: [d2, d3], assume_clean: true}}
+""")
+    volfs("create", definition)
+    t.mount(definition, options=["rw"])
+    volfs("snapshot", "create", t.mnt / "before", "--origin", t.mnt / "b", "--cow", t.path / "before.cow",
+          "--size", "32M")
+    before = sha256(t.mnt / "before")
+    array(t, "add", "b")
+    array(t, "fail", "d0")
+    array(t, "wait", "--timeout", "60")
+    equal(state(t)["state"], "active", "state")
+    equal(sha256(t.mnt / "before"), before, "the snapshot of b, which was overwritten meanwhile")
+    t.umount()
+
+
+def test_arrays_that_cannot_be_assembled_are_in_the_status(t):
+    definition = define(t, "level: raid1, assume_clean: true", 2, extra=3,
+                        more="  c: {level: raid5, devices: [d2, d3, d4], assume_clean: true, homehost: h}\n")
+    holds(definition.exists(), "definition")
+    t.mount(t.path / "d0.img", t.path / "d1.img", t.path / "d2.img")
+    missing, = t.status()["unavailable"]
+    equal((missing["volume"], missing["state"]), ("c", "failed"))
+    holds("too few members: 2 of 3 slots are missing or not in sync (1, 2)" in missing["reason"], missing["reason"])
+    t.umount()
+
+
 lab.main(globals())

@@ -45,6 +45,7 @@ struct AssembleOptions {
   std::optional<unsigned> mode;  // these win over the definition's `expose`
   std::optional<uid_t> owner;
   std::optional<gid_t> group;
+  std::vector<Unavailable> unavailable = {};  // what a scan found and could not be assembled
 };
 
 struct NewImage {
@@ -155,7 +156,8 @@ class Engine {
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
   std::unique_ptr<Snapshots> snapshots_;
   std::string directory_;  // what relative paths start at
-  Thread watcher_;         // looks for events; ended by close()
+  std::vector<Unavailable> not_assembled_;
+  Thread watcher_;  // looks for events; ended by close()
 };
 
 }  // namespace volfs::engine

@@ -30,7 +30,8 @@ class SyncEngine;
 struct Members;
 
 // The superblock that a device bears, of any version; nothing if it bears none. An error if it
-// bears one that is damaged or not supported; it names device and place.
+// bears one that is damaged or not supported, or if it bears none where it can be read, but not all
+// places can; it names device and place.
 Result<std::optional<MemberMetadata>> scan(BlockDevice& device);
 
 struct ArrayOptions {

@@ -40,6 +40,25 @@ TEST_CASE("a copy of a member, a stranger and an empty disk are refused by name"
   CHECK(refused.error().text() == "md0: disk2 bears no md superblock");
 }
 
+TEST_CASE("a member is found though places of other metadata versions cannot be read") {
+  for (const SuperblockVersion version : superblock_versions) {
+    INFO("metadata ", version_name(version));
+    Rig rig({1, 0, 2, 4 * KiB, version});
+    const uint64_t own = *superblock_offset(version, Rig::disk_size);
+    for (const SuperblockVersion other : superblock_versions)
+      if (const uint64_t at = *superblock_offset(other, Rig::disk_size);
+          at + superblock_size <= own || own + superblock_size <= at)
+        rig.faults[0]->add_latent(at, 512);
+    CHECK(on(rig, 0).array.version == version);
+    must(rig.assemble().stop());
+  }
+  Rig rig({1, 0, 2, 4 * KiB, SuperblockVersion::v1_0});
+  rig.faults[0]->add_latent(*superblock_offset(SuperblockVersion::v1_0, Rig::disk_size), 512);
+  const auto found = scan(*rig.faults[0]);
+  REQUIRE(!found);
+  CHECK(found.error().text().find("disk0: superblock 1.0 at 2088960") != std::string::npos);
+}
+
 TEST_CASE("a member that is out of date is left out") {
   Rig rig({1, 0, 2});
   Array& first = rig.assemble();
