@@ -21,13 +21,13 @@
 namespace volfs {
 namespace {
 
-struct Registry {
+struct Claims {
   Mutex mutex;
   std::map<FileIdentity, std::weak_ptr<Claim>> claims;
 };
 
-Registry& registry() {
-  static auto* const all = new Registry;  // outlives what is destroyed at exit
+Claims& claims() {
+  static auto* const all = new Claims;  // outlives what is destroyed at exit
   return *all;
 }
 
@@ -128,7 +128,7 @@ Status Claim::lock_file(int fd, const std::string& path, bool write) {
 
 Result<std::shared_ptr<Claim>> Claim::take(const std::string& path, bool write, bool lock) {
   VOLFS_TRY_ASSIGN(const struct stat st, stat_image(path));
-  Registry& all = registry();
+  Claims& all = claims();
   const std::lock_guard guard(all.mutex);
   const FileIdentity identity = FileIdentity::of(st);
   std::shared_ptr<Claim> claim = all.claims[identity].lock();

@@ -27,7 +27,7 @@
 namespace volfs {
 namespace {
 
-struct Registry {
+struct OpenFiles {
   Mutex mutex;
   std::map<std::tuple<FileIdentity, bool, bool>, std::weak_ptr<ImageFile>> files;
 
@@ -50,8 +50,8 @@ struct Registry {
   }
 };
 
-Registry& registry() {
-  static auto* const all = new Registry;
+OpenFiles& open_files() {
+  static auto* const all = new OpenFiles;
   return *all;
 }
 
@@ -108,7 +108,7 @@ Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool
     direct = false;
   }
   const FileIdentity identity = FileIdentity::of(st);
-  Registry& all = registry();
+  OpenFiles& all = open_files();
   const std::lock_guard guard(all.mutex);
   VOLFS_TRY_ASSIGN(direct, all.one_mode(identity, direct, path));
   for (const bool writable : {true, write})

@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct ApplyArguments {
   std::string definition, mountpoint;
   bool dry_run = false, yes = false;
 };
@@ -85,7 +85,7 @@ Status carry_out_all(const std::string& mountpoint, const ApplyPlan& plan) {
 }
 
 // Whether it may be done, or why not.
-Status permitted(const Arguments& arguments, const ApplyPlan& plan) {
+Status permitted(const ApplyArguments& arguments, const ApplyPlan& plan) {
   if (arguments.yes) return {};
   bool loses = false;
   for (const ApplyStep& step : plan.steps) loses |= step.loses_data;
@@ -97,7 +97,7 @@ Status permitted(const Arguments& arguments, const ApplyPlan& plan) {
   return fail(Error::make(ECANCELED, "nothing was done"));
 }
 
-void apply(const Arguments& arguments, Session& session) {
+void apply(const ApplyArguments& arguments, Session& session) {
   const auto definition = load_definition(arguments.definition);
   if (!definition) {
     fmt::print(stderr, "{}", definition.error());
@@ -134,7 +134,7 @@ void apply(const Arguments& arguments, Session& session) {
 }  // namespace
 
 void add_apply(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ApplyArguments>();
   auto* command = app.add_subcommand(
       "apply", "bring a running mount to what a changed definition says, after showing the plan");
   command->add_option("DEFINITION", arguments->definition)->required();

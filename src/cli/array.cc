@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct ArrayArguments {
   std::string path, device;
   double timeout = 0;
   bool re_add = false;
@@ -37,8 +37,9 @@ void send(Session& session, const std::string& path, const std::string& name, js
     fmt::print("mismatch_cnt {}\n", (*answer)["mismatch_cnt"].get<uint64_t>());
 }
 
-CLI::App* add_one(CLI::App& array, Session& session, const std::shared_ptr<Arguments>& arguments,
-                  const char* name, const char* help) {
+CLI::App* add_one(CLI::App& array, Session& session,
+                  const std::shared_ptr<ArrayArguments>& arguments, const char* name,
+                  const char* help) {
   auto* command = array.add_subcommand(name, help);
   command->add_option("ARRAY", arguments->path, "an array's file, as /mnt/md0")->required();
   add_json_option(*command, session);
@@ -48,7 +49,7 @@ CLI::App* add_one(CLI::App& array, Session& session, const std::shared_ptr<Argum
 }  // namespace
 
 void add_array(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ArrayArguments>();
   auto* array = app.add_subcommand("array", "work with the arrays of a mount, as mdadm does");
   array->require_subcommand(1);
   set_examples(*array,

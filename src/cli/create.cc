@@ -12,12 +12,12 @@
 namespace volfs::cli {
 namespace {
 
-struct Arguments {
+struct CreateArguments {
   std::string path;
   bool dry_run = false, force = false;
 };
 
-void create(const Arguments& arguments, Session& session) {
+void create(const CreateArguments& arguments, Session& session) {
   const auto definition = load_definition(arguments.path);
   if (!definition) {
     fmt::print(stderr, "{}", definition.error());
@@ -50,7 +50,7 @@ void create(const Arguments& arguments, Session& session) {
 }  // namespace
 
 void add_create(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<CreateArguments>();
   auto* command =
       app.add_subcommand("create", "make the images of a definition and what belongs on them");
   command->add_option("DEFINITION", arguments->path)->required();

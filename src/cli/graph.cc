@@ -23,7 +23,7 @@ namespace {
 
 using nlohmann::json;
 
-std::string quoted(const std::string& text) {
+std::string dot_quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
@@ -51,20 +51,20 @@ std::string to_dot(const json& status) {
     if (colour_of_state(state) == Colour::warning) colour = "#8e24aa";
     // graphviz' own line break, which must not be quoted once more.
     const std::string label =
-        quoted(device.value("volume", name)) + "\\n" +
+        dot_quoted(device.value("volume", name)) + "\\n" +
         fmt::format("{} {}", type_of(device),
                     short_bytes(static_cast<double>(device.value("size", uint64_t{0})))) +
         "\\n" + state;
     std::string one = label;
     std::erase(one, '"');
-    dot += fmt::format("  {} [label=\"{}\", shape={}, color=\"{}\"{}];\n", quoted(name), one,
+    dot += fmt::format("  {} [label=\"{}\", shape={}, color=\"{}\"{}];\n", dot_quoted(name), one,
                        shape_of(device.value("kind", "")), colour,
                        device.contains("volume") ? ", penwidth=2" : "");
   }
   for (const json& device : status["devices"])
     for (const json& below : device["devices"])
-      dot += fmt::format("  {} -> {};\n", quoted(below.get<std::string>()),
-                         quoted(device.value("name", "")));
+      dot += fmt::format("  {} -> {};\n", dot_quoted(below.get<std::string>()),
+                         dot_quoted(device.value("name", "")));
   return dot + "}\n";
 }
 

@@ -18,13 +18,13 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct ImageArguments {
   std::string mountpoint, name, path, offset, length;
   unsigned partition = 0;
   bool read_only = false, direct = false;
 };
 
-Result<json> added(const Arguments& arguments) {
+Result<json> added(const ImageArguments& arguments) {
   char* const whole = realpath(arguments.path.c_str(), nullptr);
   if (!whole) return fail_sys(errno, arguments.path);
   json body{{"request", "mount.add_image"}, {"image", arguments.name}, {"path", whole}};
@@ -71,7 +71,7 @@ Status follow(const std::string& path) {
 }  // namespace
 
 void add_image(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<ImageArguments>();
   auto* image = app.add_subcommand("image", "images that join and leave a mount");
   image->require_subcommand(1);
   set_examples(*image,

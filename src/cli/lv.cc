@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct LvArguments {
   std::string path, name, size, extents, type, stripe_size, region_size, origin, chunk_size, alloc,
       permission, to;
   unsigned stripes = 0, mirrors = 0;
@@ -40,7 +40,7 @@ void put_text(json& body, const char* key, const std::string& text) {
 }
 
 // -L counts in MiB, -l in extents.
-Status put_amount(json& body, const Arguments& given) {
+Status put_amount(json& body, const LvArguments& given) {
   if (given.size.empty() == given.extents.empty())
     return fail_invalid("expected one of -L SIZE (as 128M) and -l EXTENTS (as 32 or 100%FREE)");
   put_text(body, "size", given.size.empty() ? "" : with_unit(given.size, "MiB"));
@@ -50,7 +50,7 @@ Status put_amount(json& body, const Arguments& given) {
   return {};
 }
 
-Result<json> create_body(const Arguments& given) {
+Result<json> create_body(const LvArguments& given) {
   json body = json::object();
   VOLFS_TRY(put_amount(body, given));
   put_text(body, "type", given.type);
@@ -66,7 +66,7 @@ Result<json> create_body(const Arguments& given) {
 }
 
 // The path may be that of the volume, or of its group with -n NAME.
-Result<json> send(const Arguments& given, const std::string& name, json body) {
+Result<json> send(const LvArguments& given, const std::string& name, json body) {
   const std::string path = given.name.empty() ? given.path : given.path + "/" + given.name;
   VOLFS_TRY_ASSIGN(const Target target, find_target(path));
   if (target.volume.find('/') == target.volume.npos)
@@ -77,9 +77,9 @@ Result<json> send(const Arguments& given, const std::string& name, json body) {
   return request(target.mountpoint, body);
 }
 
-using Body = std::function<Result<json>(const Arguments&)>;
+using Body = std::function<Result<json>(const LvArguments&)>;
 
-CLI::App* add_one(CLI::App& lv, Session& session, const std::shared_ptr<Arguments>& arguments,
+CLI::App* add_one(CLI::App& lv, Session& session, const std::shared_ptr<LvArguments>& arguments,
                   const char* name, const char* help, const char* example, Body body) {
   auto* command = lv.add_subcommand(name, help);
   command->add_option("VOLUME", arguments->path, "a volume's file, as /mnt/vg0/root")->required();
@@ -96,19 +96,19 @@ CLI::App* add_one(CLI::App& lv, Session& session, const std::shared_ptr<Argument
   return command;
 }
 
-void add_amount(CLI::App& command, Arguments& arguments) {
+void add_amount(CLI::App& command, LvArguments& arguments) {
   command.add_option("-L,--size", arguments.size, "size, as 128M or 1.5GiB; MiB without a unit");
   command.add_option("-l,--extents", arguments.extents,
                      "extents, or a share: 100%FREE, 50%VG, 10%PVS, 20%ORIGIN, 150%LV");
 }
 
-void add_place(CLI::App& command, Arguments& arguments) {
+void add_place(CLI::App& command, LvArguments& arguments) {
   command.add_option("PV", arguments.pvs, "devices to take room on, or @TAG");
   command.add_option("--alloc", arguments.alloc, "normal, contiguous, cling or anywhere")
       ->check(CLI::IsMember({"inherit", "normal", "contiguous", "cling", "anywhere"}));
 }
 
-void add_create(CLI::App& command, Arguments& arguments) {
+void add_create(CLI::App& command, LvArguments& arguments) {
   add_amount(command, arguments);
   add_place(command, arguments);
   command.add_option("-n,--name", arguments.name, "its name; VOLUME is the group then");
@@ -127,20 +127,20 @@ void add_create(CLI::App& command, Arguments& arguments) {
   command.add_option("--addtag", arguments.tags, "a tag")->allow_extra_args(false);
 }
 
-Result<json> amount_body(const Arguments& given) {
+Result<json> amount_body(const LvArguments& given) {
   json body = json::object();
   VOLFS_TRY(put_amount(body, given));
   return body;
 }
 
-Result<json> nothing(const Arguments&) {
+Result<json> nothing(const LvArguments&) {
   return json::object();
 }
 
 }  // namespace
 
 void add_lv(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<LvArguments>();
   auto* lv = app.add_subcommand("lv", "logical volumes of a running mount, as lvm2");
   lv->require_subcommand(1);
   set_examples(*lv,
@@ -162,7 +162,7 @@ void add_lv(CLI::App& app, Session& session) {
   add_place(*extend, *arguments);
   auto* reduce = add("reduce", "make a volume smaller; what lies behind its new end is lost",
                      "  volfs lv reduce /mnt/vg0/data -L 500M --yes\n",
-                     [](const Arguments& given) -> Result<json> {
+                     [](const LvArguments& given) -> Result<json> {
                        if (!given.yes && !confirmed(given.path + ": cut it off?"))
                          return fail_invalid(
                              "what lies behind the new end would be lost; --yes "
@@ -175,7 +175,7 @@ void add_lv(CLI::App& app, Session& session) {
   reduce->add_flag("-f,--force", arguments->force, "even if it is in use");
   auto* remove =
       add("remove", "remove a volume that nobody uses, and its data",
-          "  volfs lv remove /mnt/vg0/data --yes\n", [](const Arguments& given) -> Result<json> {
+          "  volfs lv remove /mnt/vg0/data --yes\n", [](const LvArguments& given) -> Result<json> {
             if (!given.yes && !confirmed(given.path + ": remove it?"))
               return fail_invalid("its data would be lost; --yes removes it");
             return json{{"snapshots", given.force}};
@@ -184,7 +184,7 @@ void add_lv(CLI::App& app, Session& session) {
   for (CLI::App* command : {reduce, remove})
     command->add_flag("-y,--yes", arguments->yes, "do not ask");
   add("rename", "give a volume another name", "  volfs lv rename /mnt/vg0/data archive\n",
-      [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; })
+      [](const LvArguments& given) -> Result<json> { return json{{"to", given.to}}; })
       ->add_option("NEWNAME", arguments->to)
       ->required();
   add("activate", "show a volume again", "  volfs lv activate /mnt/vg0/data\n", nothing);

@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct MapArguments {
   std::string path;
   std::string table, uuid, to;
   std::vector<std::string> words;
@@ -37,7 +37,7 @@ Result<std::string> standard_input() {
 }
 
 // A table: --table's text, a file is read by the shell; without it standard input, as dmsetup.
-Result<std::string> table_text(const Arguments& arguments) {
+Result<std::string> table_text(const MapArguments& arguments) {
   if (!arguments.table.empty()) return arguments.table;
   return standard_input();
 }
@@ -52,11 +52,11 @@ Result<json> send(const std::string& path, const char* name, json body) {
   return request(target.mountpoint, body);
 }
 
-using Body = std::function<Result<json>(const Arguments&)>;
+using MapBody = std::function<Result<json>(const MapArguments&)>;
 
 // One subcommand of `volfs map`: its options are added by the caller, BODY makes the request.
-CLI::App* add_one(CLI::App& map, Session& session, const std::shared_ptr<Arguments>& arguments,
-                  const char* name, const char* help, const char* example, Body body) {
+CLI::App* add_one(CLI::App& map, Session& session, const std::shared_ptr<MapArguments>& arguments,
+                  const char* name, const char* help, const char* example, MapBody body) {
   auto* command = map.add_subcommand(name, help);
   command->add_option("MAP", arguments->path, "a map's file, as /mnt/scratch")->required();
   add_json_option(*command, session);
@@ -75,14 +75,14 @@ CLI::App* add_one(CLI::App& map, Session& session, const std::shared_ptr<Argumen
   return command;
 }
 
-Result<json> nothing(const Arguments&) {
+Result<json> no_fields(const MapArguments&) {
   return json::object();
 }
 
 }  // namespace
 
 void add_map(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<MapArguments>();
   auto* map = app.add_subcommand("map", "device-mapper tables of a running mount, as dmsetup");
   map->require_subcommand(1);
   set_examples(*map,
@@ -90,13 +90,13 @@ void add_map(CLI::App& app, Session& session) {
                "  volfs map suspend /mnt/scratch && volfs map load /mnt/scratch < table &&\n"
                "    volfs map resume /mnt/scratch\n"
                "  volfs map table /mnt/scratch\n");
-  const auto with_table = [](const Arguments& given) -> Result<json> {
+  const auto with_table = [](const MapArguments& given) -> Result<json> {
     VOLFS_TRY_ASSIGN(const std::string table, table_text(given));
     json body{{"table", table}, {"readonly", given.read_only}};
     if (!given.uuid.empty()) body["uuid"] = given.uuid;
     return body;
   };
-  const auto add = [&](const char* name, const char* help, const char* example, Body body) {
+  const auto add = [&](const char* name, const char* help, const char* example, MapBody body) {
     return add_one(*map, session, arguments, name, help, example, std::move(body));
   };
   auto* create = add("create", "make a map of the table on standard input",
@@ -109,10 +109,10 @@ void add_map(CLI::App& app, Session& session) {
   }
   create->add_option("-u,--uuid", arguments->uuid, "its uuid");
   add("clear", "drop a loaded table that is not active yet", "  volfs map clear /mnt/scratch\n",
-      nothing);
+      no_fields);
   auto* suspend = add("suspend", "hold back new I/O, wait for what is under way, flush",
                       "  volfs map suspend /mnt/scratch --timeout 10\n",
-                      [](const Arguments& given) -> Result<json> {
+                      [](const MapArguments& given) -> Result<json> {
                         return json{{"flush", !given.no_flush},
                                     {"timeout_ms", static_cast<uint64_t>(given.timeout * 1000)}};
                       });
@@ -120,21 +120,21 @@ void add_map(CLI::App& app, Session& session) {
   suspend->add_option("--timeout", arguments->timeout, "seconds to wait at most")
       ->check(CLI::Range(0.0, 86400.0));
   add("resume", "let I/O go on, through a loaded table if there is one",
-      "  volfs map resume /mnt/scratch\n", nothing);
-  add("remove", "remove a map that nobody uses", "  volfs map remove /mnt/scratch\n", nothing);
+      "  volfs map resume /mnt/scratch\n", no_fields);
+  add("remove", "remove a map that nobody uses", "  volfs map remove /mnt/scratch\n", no_fields);
   auto* rename =
       add("rename", "give a map another name", "  volfs map rename /mnt/scratch newname\n",
-          [](const Arguments& given) -> Result<json> { return json{{"to", given.to}}; });
+          [](const MapArguments& given) -> Result<json> { return json{{"to", given.to}}; });
   rename->add_option("NEWNAME", arguments->to)->required();
   auto* message = add("message", "send a message to a target",
                       "  volfs map message /mnt/dusty 0 addbadblock 8\n",
-                      [](const Arguments& given) -> Result<json> {
+                      [](const MapArguments& given) -> Result<json> {
                         return json{{"sector", given.sector},
                                     {"message", fmt::format("{}", fmt::join(given.words, " "))}};
                       });
   message->add_option("SECTOR", arguments->sector, "a sector of the target")->required();
   message->add_option("WORD", arguments->words, "the message")->required()->expected(1, 65536);
-  const auto which = [](const Arguments& given) -> Result<json> {
+  const auto which = [](const MapArguments& given) -> Result<json> {
     return json{{"inactive", given.inactive}};
   };
   for (CLI::App* command :

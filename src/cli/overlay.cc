@@ -22,7 +22,7 @@ using nlohmann::json;
 // How many ranges of an image are shown to people.
 constexpr size_t most_ranges = 8;
 
-struct Arguments {
+struct OverlayArguments {
   std::string directory;
   bool yes = false, dry_run = false, force = false;
 };
@@ -77,7 +77,7 @@ uint64_t total_of(const std::vector<Overlay::Change>& changes) {
   return total;
 }
 
-void show(const Arguments& arguments, Session& session) {
+void show(const OverlayArguments& arguments, Session& session) {
   const auto overlay = Overlay::open(arguments.directory, false, false);
   if (!overlay) return session.fail(overlay.error());
   const auto changes = (*overlay)->changes();
@@ -89,14 +89,14 @@ void show(const Arguments& arguments, Session& session) {
 }
 
 // Asks unless --yes was given; says what keeps it from going on.
-bool may(const Arguments& arguments, Session& session, const std::string& question) {
+bool may(const OverlayArguments& arguments, Session& session, const std::string& question) {
   if (arguments.yes || confirmed(question)) return true;
   session.fail(
       fmt::format("{}: nothing was changed; --yes does it without asking", arguments.directory));
   return false;
 }
 
-void commit(const Arguments& arguments, Session& session) {
+void commit(const OverlayArguments& arguments, Session& session) {
   const auto overlay = Overlay::open(arguments.directory, false, true);
   if (!overlay) return session.fail(overlay.error());
   const auto changes = (*overlay)->changes();
@@ -115,7 +115,7 @@ void commit(const Arguments& arguments, Session& session) {
   if (!done) session.fail(done.error());
 }
 
-void discard(const Arguments& arguments, Session& session) {
+void discard(const OverlayArguments& arguments, Session& session) {
   const auto overlay = Overlay::open(arguments.directory, false, true);
   if (!overlay) return session.fail(overlay.error());
   if (arguments.dry_run) return;
@@ -128,7 +128,7 @@ void discard(const Arguments& arguments, Session& session) {
 }  // namespace
 
 void add_overlay(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<OverlayArguments>();
   auto* group =
       app.add_subcommand("overlay", "what mounts with -o overlay=DIR wrote: look, commit, discard");
   group->require_subcommand(1);
@@ -138,7 +138,7 @@ void add_overlay(CLI::App& app, Session& session) {
                "  volfs overlay discard changes     (the images are as they were)\n"
                "  volfs overlay commit changes      (the images get it)\n");
   const auto add = [&](const char* name, const char* help, const char* example,
-                       void (*run)(const Arguments&, Session&)) {
+                       void (*run)(const OverlayArguments&, Session&)) {
     auto* command = group->add_subcommand(name, help);
     command->add_option("DIR", arguments->directory, "the overlay's directory")->required();
     set_examples(*command, example);

@@ -21,7 +21,7 @@ namespace {
 using nlohmann::json;
 
 // A word that YAML and our own grammar read back as it is.
-std::string quoted(const std::string& text) {
+std::string yaml_quoted(const std::string& text) {
   return json(text).dump();
 }
 
@@ -54,7 +54,7 @@ std::optional<std::string> layout_word(const config::Array& array) {
 
 std::string device_word(const config::ArrayDevice& device) {
   if (device.missing) return "missing";
-  const std::string name = quoted(device.device.value);
+  const std::string name = yaml_quoted(device.device.value);
   return device.write_mostly.value ? fmt::format("{{device: {}, write_mostly: true}}", name) : name;
 }
 
@@ -63,7 +63,7 @@ std::string array_yaml(const config::Array& array) {
   for (const auto& each : array.devices)
     devices += (devices.empty() ? "" : ", ") + device_word(each);
   for (const auto& each : array.spares) spares += (spares.empty() ? "" : ", ") + device_word(each);
-  std::string text = fmt::format("{}: {{level: {}, devices: [{}]", quoted(array.name.value),
+  std::string text = fmt::format("{}: {{level: {}, devices: [{}]", yaml_quoted(array.name.value),
                                  level_word(array.level.value), devices);
   if (!spares.empty()) text += fmt::format(", spares: [{}]", spares);
   if (array.chunk) text += fmt::format(", chunk: {}", array.chunk->value);
@@ -80,7 +80,7 @@ void print_yaml(const engine::Scan& scan) {
   for (const std::string& remark : scan.remarks) fmt::print("# {}\n", remark);
   fmt::print("volfs: 1\nreadonly: true\nimages:\n");
   for (const config::Image& image : definition.images) {
-    fmt::print("  {}: {{path: {}", quoted(image.name.value), quoted(image.path.value));
+    fmt::print("  {}: {{path: {}", yaml_quoted(image.name.value), yaml_quoted(image.path.value));
     if (image.partition) fmt::print(", partition: {}", image.partition->value);
     fmt::print("}}\n");
   }
@@ -93,9 +93,9 @@ void print_yaml(const engine::Scan& scan) {
   if (definition.volume_groups.empty()) return;
   fmt::print("volume_groups:\n");
   for (const config::VolumeGroup& group : definition.volume_groups) {
-    fmt::print("  {}:\n    physical_volumes:\n", quoted(group.name.value));
+    fmt::print("  {}:\n    physical_volumes:\n", yaml_quoted(group.name.value));
     for (const config::PhysicalVolume& pv : group.physical_volumes)
-      fmt::print("      - {}\n", quoted(pv.device.value));
+      fmt::print("      - {}\n", yaml_quoted(pv.device.value));
   }
 }
 

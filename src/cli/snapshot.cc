@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct SnapshotArguments {
   std::string path, origin, store, size, chunk_size;
   double timeout = 0;
   bool overflow = false, yes = false;
@@ -35,7 +35,7 @@ Result<json> send(const Target& target, const char* name, json body) {
   return request(target.mountpoint, body);
 }
 
-Result<json> create_body(const Arguments& given, const Target& target) {
+Result<json> create_body(const SnapshotArguments& given, const Target& target) {
   // The origin by its file, or as the mount calls it.
   std::string origin = given.origin;
   if (origin.find('/') != std::string::npos) {
@@ -97,8 +97,9 @@ Status wait_for_merge(const Target& target, double timeout) {
   }
 }
 
-CLI::App* add_one(CLI::App& group, Session& session, const std::shared_ptr<Arguments>& arguments,
-                  const char* name, const char* help, const char* example) {
+CLI::App* add_one(CLI::App& group, Session& session,
+                  const std::shared_ptr<SnapshotArguments>& arguments, const char* name,
+                  const char* help, const char* example) {
   auto* command = group.add_subcommand(name, help);
   command->add_option("SNAPSHOT", arguments->path, "its file, as /mnt/before")->required();
   add_json_option(*command, session);
@@ -109,7 +110,7 @@ CLI::App* add_one(CLI::App& group, Session& session, const std::shared_ptr<Argum
 }  // namespace
 
 void add_snapshot(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<SnapshotArguments>();
   auto* group = app.add_subcommand("snapshot", "take, drop and merge snapshots of volumes in use");
   group->require_subcommand(1);
   set_examples(*group,

@@ -22,7 +22,7 @@ namespace {
 
 using nlohmann::json;
 
-struct Arguments {
+struct TopArguments {
   std::string path;
   double delay = 2;
   unsigned count = 0;
@@ -217,7 +217,7 @@ class Screen {
   bool active_ = false;
 };
 
-Status top(const Arguments& arguments, bool as_json) {
+Status top(const TopArguments& arguments, bool as_json) {
   VOLFS_TRY_ASSIGN(const Target target, find_target(arguments.path));
   VOLFS_TRY_ASSIGN(Sample before, sample(target.mountpoint));
   std::unique_ptr<Screen> screen;
@@ -247,7 +247,7 @@ Status top(const Arguments& arguments, bool as_json) {
 }  // namespace
 
 void add_top(CLI::App& app, Session& session) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<TopArguments>();
   auto* command = app.add_subcommand(
       "top", "show live rates, latencies and sync progress, by volume and image");
   command->add_option("MOUNTPOINT", arguments->path)->required();

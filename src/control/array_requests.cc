@@ -68,7 +68,7 @@ Result<json> idle(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-Result<json> wait(const RequestContext& context, const Fields& fields) {
+Result<json> wait_array(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
   const TimePoint deadline =
@@ -87,7 +87,7 @@ Result<json> mdstat(const RequestContext& context, const Fields& fields) {
   return json(target.array->mdstat());
 }
 
-constexpr std::array requests{
+constexpr std::array array_rows{
     RequestType{"array.fail", "array:name,device:name", on_member<&md::Array::fail>},
     RequestType{"array.remove", "array:name,device:name", on_member<&md::Array::remove>},
     RequestType{"array.add", "array:name,device:name,re_add:flag?", add},
@@ -95,14 +95,14 @@ constexpr std::array requests{
     RequestType{"array.repair", "array:name", start<&md::Array::repair>},
     RequestType{"array.idle", "array:name", idle},
     RequestType{"array.stop", "array:name", stop},
-    RequestType{"array.wait", "array:name,timeout_ms:ms?", wait},
+    RequestType{"array.wait", "array:name,timeout_ms:ms?", wait_array},
     RequestType{"array.mdstat", "array:name", mdstat},
 };
 
 }  // namespace
 
 std::span<const RequestType> array_requests() {
-  return requests;
+  return array_rows;
 }
 
 }  // namespace volfs::control

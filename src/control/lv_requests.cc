@@ -90,7 +90,7 @@ Result<json> create_snapshot(const Named& target, const Fields& fields, std::str
   return json();
 }
 
-Result<json> create(const RequestContext& context, const Fields& fields) {
+Result<json> create_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(const std::string origin, fields.text_or("origin", ""));
   if (!origin.empty()) return create_snapshot(target, fields, origin);
@@ -141,14 +141,14 @@ Result<json> reduce(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-Result<json> remove(const RequestContext& context, const Fields& fields) {
+Result<json> remove_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(const bool snapshots, fields.flag_or("snapshots", false));
   VOLFS_TRY(target.group->remove(target.volume, snapshots));
   return json();
 }
 
-Result<json> rename(const RequestContext& context, const Fields& fields) {
+Result<json> rename_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(std::string to, fields.text("to"));
   const std::string prefix = target.group->name() + "/";
@@ -164,16 +164,16 @@ Result<json> set_active(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-constexpr std::array requests{
+constexpr std::array lv_rows{
     RequestType{"lv.create",
                 "lv:name,size:text?,extents:text?,type:text?,stripes:number?,stripe_size:number?,"
                 "mirrors:number?,region_size:number?,origin:text?,chunk_size:number?,alloc:text?,"
                 "pvs:list?,tags:list?,readonly:flag?",
-                create},
+                create_lv},
     RequestType{"lv.extend", "lv:name,size:text?,extents:text?,alloc:text?,pvs:list?", extend},
     RequestType{"lv.reduce", "lv:name,size:text?,extents:text?,force:flag?", reduce},
-    RequestType{"lv.remove", "lv:name,snapshots:flag?", remove},
-    RequestType{"lv.rename", "lv:name,to:name", rename},
+    RequestType{"lv.remove", "lv:name,snapshots:flag?", remove_lv},
+    RequestType{"lv.rename", "lv:name,to:name", rename_lv},
     RequestType{"lv.activate", "lv:name", set_active<true>},
     RequestType{"lv.deactivate", "lv:name", set_active<false>},
 };
@@ -181,7 +181,7 @@ constexpr std::array requests{
 }  // namespace
 
 std::span<const RequestType> lv_requests() {
-  return requests;
+  return lv_rows;
 }
 
 }  // namespace volfs::control

@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-Result<json> create(const RequestContext& context, const Fields& fields) {
+Result<json> create_map(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
   VOLFS_TRY_ASSIGN(const std::string uuid, fields.text_or("uuid", ""));
@@ -63,13 +63,13 @@ Result<json> message(const RequestContext& context, const Fields& fields) {
   return json(answer);
 }
 
-Result<json> remove(const RequestContext& context, const Fields& fields) {
+Result<json> remove_map(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY(context.engine.map_remove(name));
   return json();
 }
 
-Result<json> rename(const RequestContext& context, const Fields& fields) {
+Result<json> rename_map(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const std::string to, fields.text("to"));
   VOLFS_TRY(context.engine.map_rename(name, to));
@@ -88,16 +88,16 @@ Result<json> print(const RequestContext& context, const Fields& fields) {
   return text;
 }
 
-constexpr std::array requests{
-    RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?", create},
+constexpr std::array map_rows{
+    RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?", create_map},
     RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
     RequestType{"map.check", "map:name,table:text,readonly:flag?", check},
     RequestType{"map.clear", "map:name", clear},
     RequestType{"map.suspend", "map:name,flush:flag?,timeout_ms:ms?", suspend},
     RequestType{"map.resume", "map:name", resume},
     RequestType{"map.message", "map:name,sector:number?,message:text", message},
-    RequestType{"map.remove", "map:name", remove},
-    RequestType{"map.rename", "map:name,to:name", rename},
+    RequestType{"map.remove", "map:name", remove_map},
+    RequestType{"map.rename", "map:name,to:name", rename_map},
     RequestType{"map.table", "map:name,inactive:flag?", print<&dm::MappedDevice::table>},
     RequestType{"map.status", "map:name,inactive:flag?", print<&dm::MappedDevice::status>},
 };
@@ -105,7 +105,7 @@ constexpr std::array requests{
 }  // namespace
 
 std::span<const RequestType> map_requests() {
-  return requests;
+  return map_rows;
 }
 
 }  // namespace volfs::control

@@ -27,7 +27,7 @@ Result<json> sync(const RequestContext& context, const Fields&) {
   return json();
 }
 
-Result<json> status(const RequestContext& context, const Fields&) {
+Result<json> status_mount(const RequestContext& context, const Fields&) {
   return status_of(context.engine, context.host);
 }
 
@@ -77,7 +77,7 @@ Result<json> remove_image(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-constexpr std::array requests{
+constexpr std::array mount_rows{
     RequestType{"mount.add_image",
                 "image:name,path:path,readonly:flag?,direct:flag?,partition:number?,offset:number?,"
                 "length:number?",
@@ -87,14 +87,14 @@ constexpr std::array requests{
     RequestType{"mount.remove_image", "image:name", remove_image},
     RequestType{"mount.requests", "", list_requests},
     RequestType{"mount.sync", "", sync},
-    RequestType{"status", "", status},
+    RequestType{"status", "", status_mount},
     RequestType{"volume.users", "volume:name", users},
 };
 
 }  // namespace
 
 std::span<const RequestType> mount_requests() {
-  return requests;
+  return mount_rows;
 }
 
 }  // namespace volfs::control

@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-Result<json> create(const RequestContext& context, const Fields& fields) {
+Result<json> create_snapshot(const RequestContext& context, const Fields& fields) {
   engine::SnapshotRequest request;
   VOLFS_TRY_ASSIGN(request.name, fields.text("snapshot"));
   VOLFS_TRY_ASSIGN(request.origin, fields.text("origin"));
@@ -25,7 +25,7 @@ Result<json> create(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-Result<json> remove(const RequestContext& context, const Fields& fields) {
+Result<json> remove_snapshot(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("snapshot"));
   VOLFS_TRY(context.engine.snapshots().remove(name));
   return json();
@@ -37,7 +37,7 @@ Result<json> merge(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
-Result<json> status(const RequestContext& context, const Fields& fields) {
+Result<json> status_snapshot(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("snapshot"));
   VOLFS_TRY_ASSIGN(const engine::SnapshotState state, context.engine.snapshots().state(name));
   json out{{"snapshot", state.name}, {"origin", state.origin}, {"state", state.state}};
@@ -49,7 +49,7 @@ Result<json> status(const RequestContext& context, const Fields& fields) {
   return out;
 }
 
-Result<json> wait(const RequestContext& context, const Fields& fields) {
+Result<json> wait_snapshot(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("snapshot"));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
   const TimePoint deadline =
@@ -63,21 +63,21 @@ Result<json> wait(const RequestContext& context, const Fields& fields) {
   }
 }
 
-constexpr std::array requests{
+constexpr std::array snapshot_rows{
     RequestType{
         "snapshot.create",
         "snapshot:name,origin:name,store:text?,size:number?,chunk_size:number?,overflow:flag?",
-        create},
-    RequestType{"snapshot.remove", "snapshot:name", remove},
+        create_snapshot},
+    RequestType{"snapshot.remove", "snapshot:name", remove_snapshot},
     RequestType{"snapshot.merge", "snapshot:name", merge},
-    RequestType{"snapshot.status", "snapshot:name", status},
-    RequestType{"snapshot.wait", "snapshot:name,timeout_ms:ms?", wait},
+    RequestType{"snapshot.status", "snapshot:name", status_snapshot},
+    RequestType{"snapshot.wait", "snapshot:name,timeout_ms:ms?", wait_snapshot},
 };
 
 }  // namespace
 
 std::span<const RequestType> snapshot_requests() {
-  return requests;
+  return snapshot_rows;
 }
 
 }  // namespace volfs::control

@@ -140,7 +140,7 @@ Result<json> where_back(const RequestContext& context, const Fields& fields) {
       {"device", name}, {"extents", std::move(search.extents())}, {"unknown", std::move(waiting)}};
 }
 
-constexpr std::array requests{
+constexpr std::array where_rows{
     RequestType{"where", "volume:name,offset:number,length:number?", where},
     RequestType{"where.back", "device:name,offset:number,length:number?", where_back},
 };
@@ -148,7 +148,7 @@ constexpr std::array requests{
 }  // namespace
 
 std::span<const RequestType> where_requests() {
-  return requests;
+  return where_rows;
 }
 
 }  // namespace volfs::control

@@ -17,7 +17,7 @@ constexpr Nanos patience = std::chrono::seconds(60);
 // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
 constexpr Nanos closing_time = std::chrono::milliseconds(500);
 
-dm::MappedDevice& map_of(Node& node) {
+dm::MappedDevice& map_behind(Node& node) {
   return dynamic_cast<dm::MappedDevice&>(*node.device);
 }
 
@@ -114,7 +114,7 @@ Status GroupReload::load(VolumeGroup& group, dm::MappedDevice& map,
 }
 
 Status GroupReload::load(Node& node, const lvm::PlannedDevice& planned) {
-  return in(node.name, load(group_, map_of(node), planned));
+  return in(node.name, load(group_, map_behind(node), planned));
 }
 
 void GroupReload::build_all(VolumeGroup& group, const lvm::ActivationPlan& plan,
@@ -194,7 +194,7 @@ Status GroupReload::rename_nodes() {
     if (item.is_new || item.node->name == item.planned->name) continue;
     const std::string old = item.node->name;
     VOLFS_TRY(engine_.graph_.rename(old, item.planned->name));
-    map_of(*item.node).rename(item.planned->name);
+    map_behind(*item.node).rename(item.planned->name);
     renamed_.emplace_back(item.node, old);
   }
   return {};
@@ -211,7 +211,7 @@ bool GroupReload::used_by_others(const lvm::PlannedDevice& planned) const {
 Status GroupReload::grow(Item& item) {
   if (item.planned->size() <= item.node->device->size() || !used_by_others(*item.planned))
     return {};
-  VOLFS_TRY(map_of(*item.node).resume({.deadline = now() + patience}));
+  VOLFS_TRY(map_behind(*item.node).resume({.deadline = now() + patience}));
   item.grown = true;
   return {};
 }
@@ -228,7 +228,7 @@ Status GroupReload::preload(Item& item) {
   }
   if (item.deferred) return {};
   if (item.is_new || item.differs) VOLFS_TRY(load(*item.node, *item.planned));
-  if (item.is_new) return map_of(*item.node).resume();
+  if (item.is_new) return map_behind(*item.node).resume();
   return item.differs ? grow(item) : Status();
 }
 
@@ -262,8 +262,8 @@ Status GroupReload::suspend() {
   choose_suspended();
   // From the top: what is under way above must come through.
   for (auto item = items_.rbegin(); item != items_.rend(); ++item) {
-    if (!item->suspend || map_of(*item->node).suspended()) continue;
-    VOLFS_TRY(map_of(*item->node).suspend({.deadline = now() + patience}));
+    if (!item->suspend || map_behind(*item->node).suspended()) continue;
+    VOLFS_TRY(map_behind(*item->node).suspend({.deadline = now() + patience}));
     item->suspended = true;
   }
   for (Item& item : items_)
@@ -275,7 +275,8 @@ Status GroupReload::finish() {
   finished_ = true;
   Status first;
   const auto resume = [&](Item& item) {
-    if (auto resumed = map_of(*item.node).resume(); !resumed && first) first = std::move(resumed);
+    if (auto resumed = map_behind(*item.node).resume(); !resumed && first)
+      first = std::move(resumed);
   };
   // A snapshot must be there before its origin is written to.
   for (Item& item : items_)
@@ -311,12 +312,12 @@ void GroupReload::undo() {
     if (!status) log_error("undoing a change: {}", status.error().text());
   };
   for (Item& item : items_)
-    if (item.node) told(map_of(*item.node).clear());
+    if (item.node) told(map_behind(*item.node).clear());
   {
     const std::lock_guard lock(engine_.structure_);
     for (auto renamed = renamed_.rbegin(); renamed != renamed_.rend(); ++renamed) {
       told(engine_.graph_.rename(renamed->first->name, renamed->second));
-      map_of(*renamed->first).rename(renamed->second);
+      map_behind(*renamed->first).rename(renamed->second);
     }
   }
   for (Item& item : items_) {
@@ -325,7 +326,7 @@ void GroupReload::undo() {
       Status loaded = load(*item.node, group_.devices_.at(item.planned->uuid).planned);
       told(loaded);
     }
-    if (item.grown || item.suspended) told(map_of(*item.node).resume());
+    if (item.grown || item.suspended) told(map_behind(*item.node).resume());
   }
   const std::lock_guard lock(engine_.structure_);
   for (const std::string& uuid : going_) group_.devices_.at(uuid).node->leaving = false;

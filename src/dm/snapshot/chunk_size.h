@@ -10,6 +10,9 @@
 
 namespace volfs::dm {
 
+// How much of a chunk is copied at a time: what stays in the processor's cache.
+inline constexpr uint64_t copy_piece = 128 * KiB;
+
 // LOGICAL_BLOCK is the larger one of the origin's and the copy-on-write device's.
 inline Status check_chunk_size(uint64_t bytes, uint32_t logical_block) {
   if (bytes < sector_size || bytes > max_chunk_size || !is_power_of_two(bytes))

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <utility>
 
+#include "chunk_size.h"
 #include "origin.h"
 #include "persistent_store.h"
 #include "volfs/units.h"
@@ -15,7 +16,6 @@ namespace {
 // A batch: what is moved between two flushes, and how long a write may have to wait for it.
 constexpr uint64_t batch_bytes = 4 * MiB;
 constexpr size_t batch_runs = 64;
-constexpr uint64_t copy_piece = 128 * KiB;
 
 // The runs of consecutive chunks in a list that goes backwards, as many as make a batch; COUNT
 // is how many exceptions they are.

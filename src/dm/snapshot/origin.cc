@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "chunk_size.h"
 #include "volfs/io_batch.h"
 #include "volfs/units.h"
 
@@ -15,8 +16,6 @@ namespace {
 
 // How much is made writable, and recorded, at a time.
 constexpr uint64_t write_piece = 1 * MiB;
-// How much is copied at a time: what stays in the processor's cache.
-constexpr uint64_t copy_piece = 128 * KiB;
 
 // A stretch that one snapshot wants copied. Bytes.
 struct Stretch {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "chunk_size.h"
 #include "origin.h"
 #include "snapshot.h"
 #include "volfs/io_batch.h"
@@ -20,8 +21,6 @@ namespace {
 // How much is written, and recorded, at a time: zeros take no memory.
 constexpr uint64_t data_piece = 1 * MiB;
 constexpr uint64_t zero_piece = 64 * MiB;
-// How much of a chunk is copied at a time.
-constexpr uint64_t copy_piece = 128 * KiB;
 
 // A part of a new chunk that the write does not cover: it comes from the origin.
 struct Fill {

@@ -132,7 +132,7 @@ std::string Delay::status_params() const {
   return fmt::format("{} {} {}", held_[reads], held_[writes], held_[flushes]);
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_delay(const TargetContext& context, Args args) {
   if (args.size() != 3 && args.size() != 6 && args.size() != 9)
     return fail(bad_count(args, "one to three groups of <device> <start sector> <milliseconds>"));
   std::array<Group, 3> groups;
@@ -146,7 +146,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
   return std::make_unique<Delay>(context, groups, given);
 }
 
-std::vector<size_t> device_args(Args args) {
+std::vector<size_t> delay_devices(Args args) {
   std::vector<size_t> indices;
   for (size_t i = 0; i < 9 && i < args.size(); i += 3) indices.push_back(i);
   return indices;
@@ -157,8 +157,8 @@ std::vector<size_t> device_args(Args args) {
 const TargetType delay_type = {
     .name = "delay",
     .version = {1, 5, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_delay,
+    .device_args = delay_devices,
 };
 
 }  // namespace volfs::dm

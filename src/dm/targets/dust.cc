@@ -238,7 +238,7 @@ Result<std::string> Dust::message(Args args) {
   return change(args[0], *block, static_cast<uint8_t>(failing_writes));
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_dust(const TargetContext& context, Args args) {
   if (args.size() != 3) return fail(bad_count(args, "<device> <start sector> <block bytes>"));
   VOLFS_TRY_ASSIGN(const uint32_t block, signed_u32_arg("block bytes", args[2]));
   const uint64_t most = std::min(context.length, max_block);
@@ -250,7 +250,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
   return std::make_unique<Dust>(context, *below, offset, block);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> dust_devices(Args) {
   return {0};
 }
 
@@ -259,8 +259,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType dust_type = {
     .name = "dust",
     .version = {1, 0, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_dust,
+    .device_args = dust_devices,
 };
 
 }  // namespace volfs::dm

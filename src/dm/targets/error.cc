@@ -21,11 +21,11 @@ class AlwaysError final : public Target {
   }
 };
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args) {
+Result<std::unique_ptr<Target>> create_error(const TargetContext& context, Args) {
   return std::make_unique<AlwaysError>(context);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> error_devices(Args) {
   return {};
 }
 
@@ -34,8 +34,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType error_type = {
     .name = "error",
     .version = {1, 7, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_error,
+    .device_args = error_devices,
 };
 
 }  // namespace volfs::dm

@@ -278,7 +278,7 @@ Result<Features> FeatureReader::read() {
   return out_;
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_flakey(const TargetContext& context, Args args) {
   if (args.size() < 4)
     return fail(bad_count(
         args, "<device> <start sector> <up seconds> <down seconds> [<count> <feature>...]"));
@@ -302,7 +302,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
   return std::make_unique<Flakey>(context, place, features);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> flakey_devices(Args) {
   return {0};
 }
 
@@ -311,8 +311,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType flakey_type = {
     .name = "flakey",
     .version = {1, 5, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_flakey,
+    .device_args = flakey_devices,
 };
 
 }  // namespace volfs::dm

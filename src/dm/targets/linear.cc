@@ -29,14 +29,14 @@ class Linear final : public Target {
   const uint64_t offset_;
 };
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_linear(const TargetContext& context, Args args) {
   if (args.size() != 2) return fail(bad_count(args, "<device> <start sector>"));
   VOLFS_TRY_ASSIGN(const uint64_t offset, sector_arg("start sector", args[1]));
   VOLFS_TRY_ASSIGN(BlockDevice* const below, device_arg(context, args[0]));
   return std::make_unique<Linear>(context, *below, offset);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> linear_devices(Args) {
   return {0};
 }
 
@@ -45,8 +45,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType linear_type = {
     .name = "linear",
     .version = {1, 5, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_linear,
+    .device_args = linear_devices,
 };
 
 }  // namespace volfs::dm

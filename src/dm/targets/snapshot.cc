@@ -79,7 +79,7 @@ Status SnapshotTarget::do_discard(uint64_t offset, uint64_t length) {
   return passed;
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_snapshot(const TargetContext& context, Args args) {
   VOLFS_TRY_ASSIGN(SnapshotArgs parsed, open_snapshot(context, args));
   return std::make_unique<SnapshotTarget>(context, std::move(parsed));
 }
@@ -89,7 +89,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
 const TargetType snapshot_type = {
     .name = "snapshot",
     .version = {1, 16, 0},
-    .create = create,
+    .create = create_snapshot,
     .device_args = snapshot_device_args,
     .singleton = true,
     .looks_at_devices = true,

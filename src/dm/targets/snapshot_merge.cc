@@ -111,7 +111,7 @@ Status MergeTarget::do_discard(uint64_t, uint64_t) {
   return {};
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_snapshot_merge(const TargetContext& context, Args args) {
   VOLFS_TRY_ASSIGN(SnapshotArgs parsed, open_snapshot(context, args));
   if (!parsed.persistent)
     return fail_invalid("store \"N\": expected P or PO: a transient snapshot cannot be merged");
@@ -123,7 +123,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
 const TargetType snapshot_merge_type = {
     .name = "snapshot-merge",
     .version = {1, 5, 0},
-    .create = create,
+    .create = create_snapshot_merge,
     .device_args = snapshot_device_args,
     .singleton = true,
     .looks_at_devices = true,

@@ -66,14 +66,14 @@ Status OriginTarget::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unm
   return device_.write_zeroes(offset, length, unmap);
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_snapshot_origin(const TargetContext& context, Args args) {
   if (args.size() != 1) return fail(bad_count(args, "<device>"));
   VOLFS_TRY_ASSIGN(BlockDevice* const device, device_arg(context, args[0]));
   if (!context.origins) return fail_invalid("snapshots cannot be made here");
   return std::make_unique<OriginTarget>(context, *device);
 }
 
-std::vector<size_t> device_args(Args args) {
+std::vector<size_t> origin_devices(Args args) {
   return args.empty() ? std::vector<size_t>{} : std::vector<size_t>{0};
 }
 
@@ -82,8 +82,8 @@ std::vector<size_t> device_args(Args args) {
 const TargetType snapshot_origin_type = {
     .name = "snapshot-origin",
     .version = {1, 9, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_snapshot_origin,
+    .device_args = origin_devices,
     .singleton = true,
     .looks_at_devices = true,
 };

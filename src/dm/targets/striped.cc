@@ -97,7 +97,7 @@ std::string Striped::status_params() const {
   return out + "1 " + std::string(stripes_.size(), 'A');
 }
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_striped(const TargetContext& context, Args args) {
   if (args.size() < 2)
     return fail(bad_count(args, "<stripes> <chunk sectors> (<device> <start sector>)..."));
   VOLFS_TRY_ASSIGN(const uint32_t count, signed_u32_arg("number of stripes", args[0], 1));
@@ -117,7 +117,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
   return std::make_unique<Striped>(context, std::move(stripes), chunk_sectors * sector_size);
 }
 
-std::vector<size_t> device_args(Args args) {
+std::vector<size_t> striped_devices(Args args) {
   std::vector<size_t> indices;
   for (size_t i = 2; i < args.size(); i += 2) indices.push_back(i);
   return indices;
@@ -128,8 +128,8 @@ std::vector<size_t> device_args(Args args) {
 const TargetType striped_type = {
     .name = "striped",
     .version = {1, 7, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_striped,
+    .device_args = striped_devices,
 };
 
 }  // namespace volfs::dm

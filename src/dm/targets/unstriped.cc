@@ -57,7 +57,7 @@ class Unstriped final : public Target {
   const uint64_t offset_;
 };
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_unstriped(const TargetContext& context, Args args) {
   if (args.size() != 5)
     return fail(bad_count(args, "<stripes> <chunk sectors> <stripe> <device> <start sector>"));
   VOLFS_TRY_ASSIGN(const uint32_t stripes, signed_u32_arg("number of stripes", args[0], 1));
@@ -74,7 +74,7 @@ Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) 
                                      offset);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> unstriped_devices(Args) {
   return {3};
 }
 
@@ -83,8 +83,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType unstriped_type = {
     .name = "unstriped",
     .version = {1, 1, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_unstriped,
+    .device_args = unstriped_devices,
 };
 
 }  // namespace volfs::dm

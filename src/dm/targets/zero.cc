@@ -19,12 +19,12 @@ class Zero final : public Target {
   }
 };
 
-Result<std::unique_ptr<Target>> create(const TargetContext& context, Args args) {
+Result<std::unique_ptr<Target>> create_zero(const TargetContext& context, Args args) {
   if (!args.empty()) return fail(bad_count(args, "none"));
   return std::make_unique<Zero>(context);
 }
 
-std::vector<size_t> device_args(Args) {
+std::vector<size_t> zero_devices(Args) {
   return {};
 }
 
@@ -33,8 +33,8 @@ std::vector<size_t> device_args(Args) {
 const TargetType zero_type = {
     .name = "zero",
     .version = {1, 2, 0},
-    .create = create,
-    .device_args = device_args,
+    .create = create_zero,
+    .device_args = zero_devices,
 };
 
 }  // namespace volfs::dm

@@ -14,7 +14,6 @@ namespace {
 
 constexpr uint64_t balance_unit = 1 * MiB;  // consecutive bytes that are read from one mirror
 constexpr uint64_t sync_unit = 64 * KiB;    // what a resync compares at a time, as md's
-constexpr uint64_t correction_unit = 4 * KiB;
 
 // The places of one raid1 offset: the same on every member.
 struct Raid1Layout {

@@ -15,8 +15,12 @@
 #include "volfs/md/layout.h"
 #include "volfs/md/superblock.h"
 #include "volfs/range_lock.h"
+#include "volfs/units.h"
 
 namespace volfs::md {
+
+// What is read, or made anew from the others, by itself where a longer range has an error.
+inline constexpr uint64_t correction_unit = 4 * KiB;
 
 // The ranges of a member that are known to be bad. Any thread; those of one place of the array
 // change only under the lock of its range.

@@ -14,7 +14,6 @@ namespace {
 constexpr uint64_t sync_band = 64 * KiB;
 constexpr uint64_t read_band = 128 * KiB;
 constexpr uint64_t mismatch_unit = 4 * KiB;  // in which md counts them
-constexpr uint64_t correction_unit = 4 * KiB;
 
 }  // namespace
 

@@ -21,4 +21,7 @@ bool looks_like_v0_90(std::span<const std::byte> bytes);
 // Whether a count of sectors from disk can be a place or size on any device.
 bool possible_sectors(uint64_t sectors);
 
+// The error that a field of a superblock has a value that it cannot have.
+Status wrong_field(std::string_view field, uint64_t value, std::string_view expected);
+
 }  // namespace volfs::md

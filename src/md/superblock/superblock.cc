@@ -28,6 +28,10 @@ bool possible_sectors(uint64_t sectors) {
   return sectors <= max_device_size >> sector_shift;
 }
 
+Status wrong_field(std::string_view field, uint64_t value, std::string_view expected) {
+  return fail_invalid(fmt::format("md superblock: {} is {}, expected {}", field, value, expected));
+}
+
 std::string_view version_name(SuperblockVersion version) {
   for (const VersionName& entry : version_names)
     if (entry.version == version) return entry.name;

@@ -99,23 +99,19 @@ uint32_t uuid_word(const Uuid& uuid, size_t index) {
   return big;
 }
 
-Status wrong(std::string_view field, uint64_t value, std::string_view expected) {
-  return fail_invalid(fmt::format("md superblock: {} is {}, expected {}", field, value, expected));
-}
-
 Status check_frame(const DiskSuper90& sb) {
   uint32_t minor = sb.minor_version;
-  if (minor != 90 && minor != 91) return wrong("version 0, minor", minor, "90 or 91");
+  if (minor != 90 && minor != 91) return wrong_field("version 0, minor", minor, "90 or 91");
   uint32_t found = sb.sb_csum, expected = checksum(sb);
   if (fold(found) != fold(expected))
     return fail_invalid(
         fmt::format("md superblock: checksum is {:08x}, expected {:08x}", found, expected));
   if (sb.raid_disks == 0 || sb.raid_disks > disk_count)
-    return wrong("raid_disks", sb.raid_disks, "1 to 27");
-  if (sb.nr_disks > disk_count) return wrong("nr_disks", sb.nr_disks, "at most 27");
+    return wrong_field("raid_disks", sb.raid_disks, "1 to 27");
+  if (sb.nr_disks > disk_count) return wrong_field("nr_disks", sb.nr_disks, "at most 27");
   if (sb.this_disk.number >= disk_count)
-    return wrong("this_disk.number", sb.this_disk.number, "below 27");
-  if (sb.not_persistent != 0) return wrong("not_persistent", sb.not_persistent, "0");
+    return wrong_field("this_disk.number", sb.this_disk.number, "below 27");
+  if (sb.not_persistent != 0) return wrong_field("not_persistent", sb.not_persistent, "0");
   return {};
 }
 
@@ -135,7 +131,7 @@ Status decode_device(const DiskSuper90& sb, size_t index, ArrayMetadata& a) {
     a.roles[index] = role_faulty;
   } else if (active) {
     if (d.raid_disk >= disk_count)
-      return wrong(fmt::format("role of device {}", index), d.raid_disk, "below 27");
+      return wrong_field(fmt::format("role of device {}", index), d.raid_disk, "below 27");
     a.roles[index] = static_cast<uint16_t>(uint32_t{d.raid_disk});
   } else {
     a.roles[index] = role_spare;
@@ -168,7 +164,7 @@ Status decode_array(const DiskSuper90& sb, ArrayMetadata& a) {
     a.resync_offset = 0;
   if (sb.minor_version == 91) {
     if (!possible_sectors(sb.reshape_position))
-      return wrong("reshape_position", sb.reshape_position, "sectors that a device can have");
+      return wrong_field("reshape_position", sb.reshape_position, "sectors that a device can have");
     auto delta = static_cast<int32_t>(uint32_t{sb.delta_disks});
     if (delta > static_cast<int32_t>(disk_count) || delta < -static_cast<int32_t>(disk_count))
       return fail_invalid(

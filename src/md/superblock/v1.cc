@@ -117,22 +117,19 @@ uint32_t checksum(std::span<const std::byte> bytes, uint32_t roles) {
   return static_cast<uint32_t>(sum) + static_cast<uint32_t>(sum >> 32);
 }
 
-Status wrong(std::string_view field, uint64_t value, std::string_view expected) {
-  return fail_invalid(fmt::format("md superblock: {} is {}, expected {}", field, value, expected));
-}
-
 // What makes the rest worth reading, in the order in which the kernel looks.
 Status check_frame(const DiskSuper1& sb, std::span<const std::byte> bytes, uint64_t super_offset) {
   uint32_t roles = sb.max_dev;
-  if (roles > roles_limit) return wrong("max_dev", roles, fmt::format("at most {}", roles_limit));
+  if (roles > roles_limit)
+    return wrong_field("max_dev", roles, fmt::format("at most {}", roles_limit));
   uint32_t found = sb.sb_csum, expected = checksum(bytes, roles);
   if (found != expected)
     return fail_invalid(
         fmt::format("md superblock: checksum is {:08x}, expected {:08x}", found, expected));
   uint64_t offset = sb.super_offset;
   if (offset != super_offset >> sector_shift)
-    return wrong("super_offset", offset,
-                 fmt::format("{}, where it was found", super_offset >> sector_shift));
+    return wrong_field("super_offset", offset,
+                       fmt::format("{}, where it was found", super_offset >> sector_shift));
   uint32_t features = sb.feature_map;
   if (features & feature_bitmap_versioned)
     return fail(Error::make(ENOTSUP, "md superblock: feature bit 0x100: the array is clustered"));
@@ -140,9 +137,9 @@ Status check_frame(const DiskSuper1& sb, std::span<const std::byte> bytes, uint6
     return fail(Error::make(
         ENOTSUP, fmt::format("md superblock: unknown feature bits {:#x}: it needs a newer program",
                              unknown)));
-  if (sb.pad0 != 0) return wrong("pad0", sb.pad0, "0");
+  if (sb.pad0 != 0) return wrong_field("pad0", sb.pad0, "0");
   for (uint8_t byte : sb.pad3)
-    if (byte != 0) return wrong("padding at byte 228", byte, "0: this may be a new feature");
+    if (byte != 0) return wrong_field("padding at byte 228", byte, "0: this may be a new feature");
   return {};
 }
 
@@ -156,10 +153,10 @@ Status check_ranges(const DiskSuper1& sb) {
         {"resync_offset", sb.resync_offset}})
     if (!possible_sectors(value) && !(value == max_sector && std::string_view(name) != "size" &&
                                       std::string_view(name).starts_with("re")))
-      return wrong(name, value, "sectors that a device can have");
+      return wrong_field(name, value, "sectors that a device can have");
   uint32_t lbs = sb.logical_block_size;
   if (lbs != 0 && (lbs < sector_size || lbs > 64 * KiB || !is_power_of_two(lbs)))
-    return wrong("logical_block_size", lbs, "0 or a power of two from 512 to 65536");
+    return wrong_field("logical_block_size", lbs, "0 or a power of two from 512 to 65536");
   return {};
 }
 
@@ -254,21 +251,23 @@ Status check_data(const MemberMetadata& m, uint64_t device_size) {
   bool at_end = m.array.version == SuperblockVersion::v1_0;
   uint64_t end = at_end ? m.super_offset : device_size;
   if (!at_end && m.data_offset < m.super_offset + superblock_write_size(m))
-    return wrong("data_offset", m.data_offset >> sector_shift, "sectors after the superblock");
+    return wrong_field("data_offset", m.data_offset >> sector_shift,
+                       "sectors after the superblock");
   if (m.data_size < 10 * sector_size)
-    return wrong("data_size", m.data_size >> sector_shift, "10 or more sectors");
+    return wrong_field("data_size", m.data_size >> sector_shift, "10 or more sectors");
   // For 1.0 mdadm does not take data_offset from data_size; it matters where all of that is used.
   bool all_used = !at_end || m.array.geometry.level <= 0;
   uint64_t start = all_used ? m.data_offset : 0;
   if (!range_within(start, m.data_size, end))
-    return wrong("data_size", m.data_size >> sector_shift,
-                 fmt::format("at most {} sectors on this device",
-                             end > start ? (end - start) >> sector_shift : 0));
+    return wrong_field("data_size", m.data_size >> sector_shift,
+                       fmt::format("at most {} sectors on this device",
+                                   end > start ? (end - start) >> sector_shift : 0));
   if (m.role() == role_journal) return {};
-  if (m.array.geometry.level > 0 && m.array.member_size == 0) return wrong("size", 0, "more");
+  if (m.array.geometry.level > 0 && m.array.member_size == 0) return wrong_field("size", 0, "more");
   if (m.array.member_size > m.data_size || !range_within(m.data_offset, m.array.member_size, end))
-    return wrong("size", m.array.member_size >> sector_shift,
-                 fmt::format("at most the {} sectors of data_size", m.data_size >> sector_shift));
+    return wrong_field(
+        "size", m.array.member_size >> sector_shift,
+        fmt::format("at most the {} sectors of data_size", m.data_size >> sector_shift));
   return {};
 }
 
@@ -292,13 +291,14 @@ Status check_areas(const MemberMetadata& m, uint64_t device_size) {
     VOLFS_TRY(check_area(m, "bitmap", m.bitmap_offset, bitmap_superblock_size, device_size));
   if (m.array.has_ppl) {
     if (m.ppl_size < superblock_size)
-      return wrong("ppl.size", m.ppl_size >> sector_shift, "8 or more sectors");
+      return wrong_field("ppl.size", m.ppl_size >> sector_shift, "8 or more sectors");
     VOLFS_TRY(check_area(m, "PPL", m.ppl_offset, m.ppl_size, device_size));
   }
   if (m.bad_block_log_size > max_bad_block_sectors * sector_size)
-    return wrong("bblog_size", m.bad_block_log_size >> sector_shift, "at most 8");
+    return wrong_field("bblog_size", m.bad_block_log_size >> sector_shift, "at most 8");
   if (m.bad_block_shift > max_bad_block_shift)
-    return wrong("bblog_shift", m.bad_block_shift, fmt::format("at most {}", max_bad_block_shift));
+    return wrong_field("bblog_shift", m.bad_block_shift,
+                       fmt::format("at most {}", max_bad_block_shift));
   if (m.bad_blocks && (m.bad_block_log_offset == 0 || m.bad_block_log_size == 0))
     return fail_invalid("md superblock: bad blocks are said to exist, but no log for them");
   if (m.bad_block_log_size != 0 && m.bad_block_log_offset != 0)
@@ -315,7 +315,8 @@ Status check_roles(const MemberMetadata& m) {
     if (m.array.reshape && m.array.reshape->delta_disks < 0)
       slots += static_cast<uint32_t>(-int64_t{m.array.reshape->delta_disks});
     if (role >= slots && role < role_journal)
-      return wrong(fmt::format("role of device {}", i), role, fmt::format("below {} slots", slots));
+      return wrong_field(fmt::format("role of device {}", i), role,
+                         fmt::format("below {} slots", slots));
   }
   return {};
 }
