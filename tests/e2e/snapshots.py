@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Snapshots of the volumes of a mount: those of a definition, and those taken while it is in use."""
+import concurrent.futures
 import ctypes
 import errno
 import json
@@ -148,15 +149,29 @@ def test_what_a_removed_snapshot_leaves_is_no_snapshot(t):
         equal(file.read(8), b"SnAp" + bytes(4), "the header: marked invalid")
 
 
-def fill(t, path, content, blocks):
+def write_at_once(path, blocks):
+    """Writes {offset: bytes}, in pages, many at a time: they share the flushes that each of them waits for."""
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+
+    def write(at):
+        with lab.mmap_of(len(blocks[at])) as page:
+            page.write(blocks[at])
+            equal(os.pwrite(fd, page, at), len(page), f"written at {at}")
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            list(pool.map(write, blocks))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fill(t, path, content, count):
     """Overwrites random blocks, so that a snapshot keeps them."""
-    with open(path, "r+b", buffering=0) as file:
-        for _ in range(blocks):
-            at = t.random.randrange(SIZE // 4096) * 4096
-            block = t.random.randbytes(4096)
-            os.pwrite(file.fileno(), block, at)
-            content[at:at + 4096] = block
-        os.fsync(file.fileno())
+    blocks = {at * 4096: t.random.randbytes(4096) for at in t.random.sample(range(SIZE // 4096), count)}
+    write_at_once(path, blocks)
+    for at, block in blocks.items():
+        content[at:at + 4096] = block
 
 
 def test_a_merge_makes_the_origin_what_the_snapshot_showed(t):
@@ -184,7 +199,7 @@ SLOW = """
 volfs: 1
 images: {disk0: disk0.img}
 maps:
-  slow: {table: 0 65536 delay disk0 0 0 disk0 0 20, hidden: true}
+  slow: {table: 0 65536 delay disk0 0 0 disk0 0 6, hidden: true}
   data: {table: 0 65536 linear slow 0}
 snapshots:
   before: {origin: data, cow: {path: before.cow}, chunk_size: 4KiB}
@@ -196,11 +211,9 @@ def test_a_merge_goes_on_at_the_next_mount(t):
     old = t.random.randbytes(32 * MiB)
     (t.path / "disk0.img").write_bytes(old)
     t.file("before.cow", 64 * MiB)
-    fast = t.define(SLOW.replace("0 65536 delay disk0 0 0 disk0 0 20", "0 65536 linear disk0 0"), "fast.yaml")
+    fast = t.define(SLOW.replace("0 65536 delay disk0 0 0 disk0 0 6", "0 65536 linear disk0 0"), "fast.yaml")
     t.mount(fast)
-    with open(t.mnt / "data", "r+b", buffering=0) as file:
-        for at in range(0, 32 * MiB, 8 * KiB):
-            os.pwrite(file.fileno(), t.random.randbytes(4 * KiB), at)
+    write_at_once(t.mnt / "data", {at: t.random.randbytes(4 * KiB) for at in range(0, 32 * MiB, 8 * KiB)})
     t.umount()
     slow = t.define(SLOW, "slow.yaml")
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <span>
 #include <utility>
 
 #include "chunk_size.h"
@@ -15,7 +16,7 @@ namespace {
 
 // A batch: what is moved between two flushes, and how long a write may have to wait for it.
 constexpr uint64_t batch_bytes = 4 * MiB;
-constexpr size_t batch_runs = 64;
+constexpr size_t batch_runs = 256;
 
 // The runs of consecutive chunks in a list that goes backwards, as many as make a batch; COUNT
 // is how many exceptions they are.
@@ -33,6 +34,18 @@ std::vector<Snapshot::Claim> runs_of(const std::vector<Exception>& list, size_t&
     ++count;
   }
   return runs;
+}
+
+// What of an origin of SIZE bytes the runs are, in rising order.
+std::vector<Snapshot::Range> ranges_of(std::span<const Snapshot::Claim> runs, uint64_t chunk,
+                                       uint64_t size) {
+  std::vector<Snapshot::Range> ranges;
+  for (const Snapshot::Claim& run : runs) {
+    const uint64_t begin = run.old_chunk * chunk;
+    if (begin < size) ranges.push_back({begin, std::min(begin + run.count * chunk, size)});
+  }
+  std::ranges::sort(ranges, {}, &Snapshot::Range::begin);
+  return ranges;
 }
 
 }  // namespace
@@ -80,11 +93,7 @@ Result<bool> Merge::step() {
   size_t count = 0;
   const std::vector<Snapshot::Claim> batch = runs_of(list, count);
   Origin& origin = snapshot_.origin();
-  for (const auto& run : batch) {
-    const uint64_t begin = run.old_chunk * chunk;
-    const uint64_t end = std::min(begin + run.count * chunk, origin.device().size());
-    if (begin < end) origin.make_writable(begin, end - begin, &snapshot_);
-  }
+  origin.make_writable(ranges_of(batch, chunk, origin.device().size()), &snapshot_);
   VOLFS_TRY(snapshot_.hold_off_writes(batch));
   Status status = move(batch);
   if (status) status = store.remove_last(count);

@@ -43,13 +43,15 @@ bool Origin::writable(uint64_t offset, uint64_t length, const Snapshot* except) 
 
 void Origin::make_writable(uint64_t offset, uint64_t length, const Snapshot* except) {
   for (uint64_t at = offset; at < offset + length;) {
-    const uint64_t until = std::min(offset + length, round_down(at + write_piece, write_piece));
-    make_piece_writable(at, until, except);
-    at = until;
+    const Snapshot::Range piece{
+        at, std::min(offset + length, round_down(at + write_piece, write_piece))};
+    make_writable(std::span(&piece, 1), except);
+    at = piece.end;
   }
 }
 
-void Origin::make_piece_writable(uint64_t begin, uint64_t end, const Snapshot* except) {
+void Origin::make_writable(std::span<const Snapshot::Range> ranges, const Snapshot* except) {
+  if (ranges.empty()) return;
   uint64_t largest = 1;
   {
     const std::lock_guard lock(mutex_);
@@ -57,7 +59,8 @@ void Origin::make_piece_writable(uint64_t begin, uint64_t end, const Snapshot* e
   }
   // The snapshots cannot go away while the range is locked, see detach(). One that comes has a
   // right to what is written from now on, not to what is being copied.
-  const RangeLock::Guard guard(lock_, round_down(begin, largest), round_up(end, largest));
+  const RangeLock::Guard guard(lock_, round_down(ranges.front().begin, largest),
+                               round_up(ranges.back().end, largest));
   std::vector<Job> jobs;
   {
     const std::lock_guard lock(mutex_);
@@ -65,8 +68,7 @@ void Origin::make_piece_writable(uint64_t begin, uint64_t end, const Snapshot* e
       if (snapshot != except) jobs.push_back({.snapshot = snapshot});
   }
   for (Job& job : jobs)
-    if (!job.snapshot->claim(begin, end, job.claims))
-      job.failed = Error::make(ENOSPC, "it is full");
+    if (!job.snapshot->claim(ranges, job.claims)) job.failed = Error::make(ENOSPC, "it is full");
   copy(jobs);
 
   std::vector<Committer::Request> requests;
@@ -87,7 +89,9 @@ void Origin::make_piece_writable(uint64_t begin, uint64_t end, const Snapshot* e
     else
       job.snapshot->publish(job.claims);
   }
-  for (Job& job : jobs) job.snapshot->wait_for_reads(begin, end);
+  for (Job& job : jobs)
+    for (const Snapshot::Range& range : ranges)
+      job.snapshot->wait_for_reads(range.begin, range.end);
 }
 
 // Reads each part of the origin once, and writes it to all that want it at the same time.

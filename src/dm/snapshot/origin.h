@@ -30,6 +30,9 @@ class Origin {
   // Makes it so: copies what is shared, records it durably, waits for reads of the old data. A
   // snapshot for which that is impossible becomes invalid: there is no error to report.
   void make_writable(uint64_t offset, uint64_t length, const Snapshot* except);
+  // The same of several ranges in rising order, together a few megabytes, which are recorded at
+  // once. Copies anywhere from the first to the last one wait meanwhile.
+  void make_writable(std::span<const Snapshot::Range> ranges, const Snapshot* except);
 
   // For snapshots only. attach: from now on writes copy for it. detach: returns when nobody
   // uses it any more.
@@ -43,7 +46,6 @@ class Origin {
 
  private:
   struct Job;
-  void make_piece_writable(uint64_t begin, uint64_t end, const Snapshot* except);
   void copy(std::vector<Job>& jobs);
 
   BlockDevice& device_;

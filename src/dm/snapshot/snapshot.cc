@@ -193,23 +193,34 @@ bool Snapshot::shares(uint64_t begin, uint64_t end) const {
   return false;
 }
 
-bool Snapshot::claim(uint64_t begin, uint64_t end, std::vector<Claim>& claims) {
+bool Snapshot::claim(std::span<const Range> ranges, std::vector<Claim>& claims) {
   const std::lock_guard lock(mutex_);
   changed_.wait(mutex_, [this] { return validity_ != Validity::dropping; });
   if (validity_ != Validity::valid || merging_) return true;
-  return claim_locked(begin, std::min(end, size_), claims);
+  return claim_locked(ranges, claims);
 }
 
-bool Snapshot::claim_locked(uint64_t begin, uint64_t end, std::vector<Claim>& claims) {
-  for (uint64_t chunk = chunk_of(begin); chunk * chunk_size_ < end;) {
-    const auto run = table_.find(chunk, div_round_up(end, chunk_size_) - chunk);
+bool Snapshot::claim_locked(std::span<const Range> ranges, std::vector<Claim>& claims) {
+  uint64_t next = 0;  // ranges may share a chunk
+  for (const Range& range : ranges) {
+    const uint64_t first = std::max(next, chunk_of(range.begin));
+    const uint64_t end = div_round_up(std::min(range.end, size_), chunk_size_);
+    if (first < end && !claim_chunks_locked(first, end, claims)) {
+      give_back(claims);
+      claims.clear();
+      return false;
+    }
+    next = std::max(next, end);
+  }
+  return true;
+}
+
+bool Snapshot::claim_chunks_locked(uint64_t first, uint64_t end, std::vector<Claim>& claims) {
+  for (uint64_t chunk = first; chunk < end;) {
+    const auto run = table_.find(chunk, end - chunk);
     for (uint64_t i = 0; !run.mapped && i < run.count; ++i) {
       const auto place = store_->allocate();
-      if (!place) {
-        give_back(claims);
-        claims.clear();
-        return false;
-      }
+      if (!place) return false;
       Claim* last = claims.empty() ? nullptr : &claims.back();
       if (last && last->old_chunk + last->count == chunk + i &&
           last->new_chunk + last->count == *place)

@@ -38,6 +38,9 @@ class Snapshot final : public LeaseOwner {
     uint64_t length = 0;
   };
   using Parts = InlineVector<Part, 24>;
+  struct Range {
+    uint64_t begin = 0, end = 0;  // bytes of the origin
+  };
   // Chunks that were given new places: consecutive ones.
   struct Claim {
     uint64_t old_chunk = 0;
@@ -84,9 +87,10 @@ class Snapshot final : public LeaseOwner {
   // For the Origin.
   // Whether an overwrite of the range of the origin would be seen here.
   bool shares(uint64_t begin, uint64_t end) const;
-  // Appends places for all chunks of the range that have none; false if there was no room: then
-  // nothing was claimed. Nothing to claim if the snapshot does not take part any more.
-  bool claim(uint64_t begin, uint64_t end, std::vector<Claim>& claims);
+  // Appends places for all chunks of the ranges, which are in rising order, that have none; false
+  // if there was no room: then nothing was claimed. Nothing to claim if the snapshot does not take
+  // part any more.
+  bool claim(std::span<const Range> ranges, std::vector<Claim>& claims);
   // The claimed chunks are on stable storage: they are mapped from now on.
   void publish(std::span<const Claim> claims);
   void wait_for_reads(uint64_t begin, uint64_t end);
@@ -119,7 +123,8 @@ class Snapshot final : public LeaseOwner {
   Snapshot(std::shared_ptr<Origin> origin, BlockDevice& cow);
   void parts_locked(uint64_t offset, uint64_t length, Parts& parts) const;
   void give_back(std::span<const Claim> claims);
-  bool claim_locked(uint64_t begin, uint64_t end, std::vector<Claim>& claims);
+  bool claim_locked(std::span<const Range> ranges, std::vector<Claim>& claims);
+  bool claim_chunks_locked(uint64_t first, uint64_t end, std::vector<Claim>& claims);
   bool being_merged_locked(uint64_t offset, uint64_t length) const;
   void add_lease_locked(uint64_t begin, uint64_t end, Mapping& out);
   void tell();

@@ -78,7 +78,8 @@ Status Snapshot::write_piece(uint64_t begin, uint64_t end, const IoSpan* iov, ui
   {
     const std::lock_guard lock(mutex_);
     if (validity_ != Validity::valid || overflowed_) return fail_sys(EIO, "");
-    room = claim_locked(begin, end, claims);
+    const Range range{begin, end};
+    room = claim_locked(std::span(&range, 1), claims);
     if (!room && overflow) overflowed_ = true;
   }
   if (!room) {
