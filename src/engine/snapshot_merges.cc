@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <mutex>
+#include <set>
 
 #include "snapshot_parts.h"
 #include "volfs/backing/image.h"
@@ -103,6 +104,36 @@ void read_status(const dm::MappedDevice& map, SnapshotState& out) {
     if (status.find(word) != std::string::npos) out.state = state;
 }
 
+// A merge changes all that is read from an origin under whoever read it before: nobody may have it
+// open, or a map on it, and nothing may stand there that remembers what it has read.
+Status Snapshots::check_unused(const Node& origin, const BlockDevice& top) const {
+  std::vector<std::shared_ptr<Volume>> volumes{origin.volume};
+  {
+    std::set<const BlockDevice*> above{&top};
+    const std::lock_guard lock(engine_.structure_);
+    for (const Node* node : engine_.graph_.nodes()) {
+      bool stands = false;
+      node->device->for_each_below([&](BlockDevice& below) { stands |= above.contains(&below); });
+      if (!stands) continue;
+      if (node->kind != Kind::map)
+        return fail(Error::make(EBUSY, fmt::format("{}: in use by {}: a merge changes all that is "
+                                                   "read from it",
+                                                   origin.name, node->name)));
+      volumes.push_back(node->volume);
+      above.insert(node->device.get());
+    }
+  }
+  for (const auto& volume : volumes) {
+    if (!volume) continue;
+    volume->wait_unused(now() + std::chrono::milliseconds(500));
+    if (volume->open_count() > 0)
+      return fail(Error::make(
+          EBUSY,
+          fmt::format("{}: is open: a merge changes all that is read from it", volume->path())));
+  }
+  return {};
+}
+
 Status Snapshots::merge(std::string_view name) {
   const Turn turn(*this);
   if (engine_.read_only())
@@ -121,11 +152,7 @@ Status Snapshots::merge(std::string_view name) {
         Error::make(EOPNOTSUPP, fmt::format("{}: its store is not a file of its own", name)));
   VOLFS_TRY_ASSIGN(Origin origin, origin_of(*found.below.origin));
   const auto volume = origin.pin->volume;
-  if (volume) volume->wait_unused(now() + std::chrono::milliseconds(500));
-  if (volume && volume->open_count() > 0)
-    return fail(Error::make(
-        EBUSY,
-        fmt::format("{}: is open: a merge changes all that is read from it", volume->path())));
+  VOLFS_TRY(check_unused(*origin.pin, *origin.top));
   VOLFS_TRY(take_off_catalog(*engine_.catalog_, engine_.graph_, *found.node));
   const std::string snapshot(name);
   const bool defined = !taken_.contains(snapshot);
@@ -162,8 +189,9 @@ Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::stri
 
 Status Snapshots::register_merge(const std::string& name, Origin origin, const Store& store,
                                  bool defined) {
-  auto merge = std::make_unique<Merge>();
+  auto merge = std::make_shared<Merge>();
   merge->origin = &*origin.pin;
+  merge->origin_name = origin.pin->name;
   merge->pin = std::make_unique<Graph::Pin>(std::move(origin.pin));
   merge->top = origin.top;
   merge->real = origin.real;
@@ -234,6 +262,19 @@ Status Snapshots::continue_merge(const std::string& name, Node& origin_node, Nod
                         {.name = store.name, .path = image ? image->path() : ""}, true);
 }
 
+// What is known of the merge of an earlier snapshot of the name.
+void Snapshots::forget_merge(std::string_view name) {
+  std::shared_ptr<Merge> gone;
+  {
+    const std::lock_guard lock(merges_mutex_);
+    const auto known = merges_.find(name);
+    if (known == merges_.end()) return;
+    gone = std::move(known->second);
+    merges_.erase(known);
+  }
+  gone->watcher.join();
+}
+
 Result<SnapshotState> Snapshots::state(std::string_view name) const {
   SnapshotState out;
   out.name = name;
@@ -241,10 +282,10 @@ Result<SnapshotState> Snapshots::state(std::string_view name) const {
     const std::lock_guard lock(merges_mutex_);
     if (const auto known = merges_.find(name); known != merges_.end()) {
       const Merge& merge = *known->second;
-      out.origin = merge.pin ? merge.origin->name : "";
+      out.origin = merge.origin_name;
       if (merge.state == "merging") read_status(*merge.top, out);
       out.state = merge.state;
-      if (merge.state != "merged" || !engine_.graph_.find(name)) return out;
+      return out;
     }
   }
   VOLFS_TRY_ASSIGN(const Graph::Pin pin, engine_.graph_.pin(name));
@@ -260,7 +301,8 @@ Status Snapshots::wait(std::string_view name, TimePoint deadline) {
   const std::lock_guard lock(merges_mutex_);
   const auto known = merges_.find(name);
   if (known == merges_.end()) return fail_invalid(fmt::format("{}: is not being merged", name));
-  const Merge& merge = *known->second;
+  const std::shared_ptr<const Merge> kept = known->second;  // forget() may come meanwhile
+  const Merge& merge = *kept;
   if (!merges_changed_.wait_until(merges_mutex_, deadline,
                                   [&] { return merge.state != "merging"; }))
     return fail(Error::make(ETIMEDOUT, fmt::format("{}: is still being merged", name)));

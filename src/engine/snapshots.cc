@@ -183,6 +183,7 @@ Status Snapshots::create(const SnapshotRequest& wanted) {
     return in(request.name, std::move(done));
   }
   taken_.insert(request.name);
+  forget_merge(request.name);
   if (store.made) made_.insert(store.path);
   return {};
 }

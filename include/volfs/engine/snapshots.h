@@ -67,7 +67,8 @@ class Snapshots {
   // Drops the snapshot. Its file goes if create() made it, else it is marked invalid: it will not
   // hold what the origin loses from now on. EBUSY if it is in use.
   Status remove(std::string_view name);
-  // EBUSY while it or its origin is open; EINVAL if it is invalid.
+  // EBUSY while it, its origin or a map on that is open, and if an array, a volume group or another
+  // origin stands there; EINVAL if it is invalid.
   Status merge(std::string_view name);
   Result<SnapshotState> state(std::string_view name) const;
   // Waits until the merge of NAME has ended. EINVAL if it is not being merged, ETIMEDOUT, EIO if it
@@ -101,6 +102,7 @@ class Snapshots {
   };
   struct Merge {
     Node* origin = nullptr;  // stays: it is pinned
+    std::string origin_name;
     std::unique_ptr<Graph::Pin> pin;
     dm::MappedDevice* top = nullptr;
     BlockDevice* real = nullptr;
@@ -121,6 +123,8 @@ class Snapshots {
   Status show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
                     uint64_t chunk_sectors);
   Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
+  Status check_unused(const Node& origin, const BlockDevice& top) const;
+  void forget_merge(std::string_view name);
   void watch(Merge& merge);
   void finish(Merge& merge);
   Node* add_node(const std::string& name, Kind kind, std::unique_ptr<BlockDevice> device);
@@ -136,7 +140,7 @@ class Snapshots {
   std::set<std::string> taken_;           // snapshots that create() made
   mutable Mutex merges_mutex_;            // guards what follows, and Merge::state
   mutable CondVar merges_changed_;
-  std::map<std::string, std::unique_ptr<Merge>, std::less<>> merges_;
+  std::map<std::string, std::shared_ptr<Merge>, std::less<>> merges_;
   bool closing_ = false;
 };
 
