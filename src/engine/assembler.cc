@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "snapshot_parts.h"
 #include "volfs/dm/table.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
@@ -72,8 +73,8 @@ bool Assembler::is_origin(const std::string& name) const {
   });
 }
 
-std::string Assembler::own_name(const std::string& name) const {
-  return is_origin(name) ? name + "-real" : name;
+std::string Assembler::own_name(const std::string& name, Kind kind) const {
+  return kind != Kind::array && is_origin(name) ? name + "-real" : name;
 }
 
 dm::Resolver Assembler::resolver() const {
@@ -108,23 +109,21 @@ void Assembler::warn(std::string_view text) const {
   if (!options_.quiet) log_warning("{}", text);
 }
 
-// The map through which an array is used, so that snapshots can be taken of it at any time.
-void Assembler::put_front(Node& node) {
+// The map through which an array is used, so that snapshots can be taken of it at any time, and
+// are, if it is an origin of the definition's.
+Status Assembler::put_front(Node& node, bool origin) {
+  if (node.device->size() == 0) return {};
   auto front = std::make_unique<dm::MappedDevice>(node.name);
-  dm::TableRow row;
-  row.length = node.device->size();
-  row.type = "linear";
-  row.args = {node.name, "0"};
-  const auto resolve = [&node](std::string_view) -> Result<BlockDevice*> {
-    return node.device.get();
-  };
-  if (row.length == 0) return;
-  auto loaded = front->load(std::span(&row, 1), resolve, load_options(node.device->read_only()));
-  if (loaded) loaded = front->resume();
-  if (loaded)
-    engine_->graph_.set_front(node, std::move(front));
-  else
-    log_warning("{}: no snapshots can be taken of it: {}", node.name, loaded.error().text());
+  std::vector<std::string> args{"origin"};
+  if (!origin) args.emplace_back("0");
+  VOLFS_TRY(load_over(*front, origin ? "snapshot-origin" : "linear", {node.device.get(), nullptr},
+                      std::move(args),
+                      {.size = node.device->size(),
+                       .read_only = node.device->read_only(),
+                       .origins = engine_->origins_}));
+  VOLFS_TRY(front->resume());
+  engine_->graph_.set_front(node, std::move(front));
+  return {};
 }
 
 Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device,
@@ -132,9 +131,9 @@ Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockD
   const bool origin = is_origin(name.value);
   const bool read_only = device->read_only();
   const uint64_t sectors = device->size() / sector_size;
-  const std::string own = own_name(name.value);
+  const std::string own = own_name(name.value, kind);
   auto node = engine_->graph_.add(own, kind, std::move(device));
-  if (node && origin) {
+  if (node && origin && kind != Kind::array) {
     (*node)->internal = true;
     node =
         add_map(name.value, Kind::map,
@@ -144,7 +143,12 @@ Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockD
     report(name.at, node.error().text());
     return nullptr;
   }
-  if (kind == Kind::array && !origin) put_front(**node);
+  if (kind == Kind::array) {
+    if (auto put = put_front(**node, origin); !put) {
+      if (origin) report(name.at, put.error().text());
+      log_warning("{}: no snapshots can be taken of it: {}", name.value, put.error().text());
+    }
+  }
   const bool show = !hidden || options_.hidden || definition_.expose.hidden.value;
   if (kind != Kind::image && show) expose(**node, name.value, name.at);
   return *node;

@@ -57,7 +57,8 @@ class Assembler {
   // For the log, unless the options want it quiet.
   void warn(std::string_view text) const;
   // Takes a finished device into the graph and, unless hidden, into the catalog. If the definition
-  // takes snapshots of it, it goes in as NAME-real, and a snapshot-origin on it under its name.
+  // takes snapshots of it, it goes in as NAME-real, and a snapshot-origin on it under its name; an
+  // array keeps its name, by which it is commanded: the map in front of it is the snapshot-origin.
   Node* add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device, bool hidden);
   // For the tables of maps.
   dm::Resolver resolver() const;
@@ -73,7 +74,8 @@ class Assembler {
 
  private:
   Exposure exposure();
-  void put_front(Node& node);
+  Status put_front(Node& node, bool origin);
+  Result<Node*> add_snapshot(const config::Snapshot& snapshot, BlockDevice& origin, bool read_only);
   bool merge_goes_on(const config::Snapshot& snapshot);
   void open_overlay();
   Result<Node*> add_internal(const std::string& name, Kind kind,
@@ -83,8 +85,11 @@ class Assembler {
   Result<std::unique_ptr<dm::MappedDevice>> lay_over(const std::string& name,
                                                      const OverlayImage& image, bool direct);
   bool is_origin(const std::string& name) const;
-  // What the device that a definition calls NAME is called in tables.
-  std::string own_name(const std::string& name) const;
+  // What the device that a definition calls NAME is called in the graph.
+  std::string own_name(const std::string& name, Kind kind) const;
+  // What snapshots of the device that a definition calls NAME are of; null if it has no place for
+  // a snapshot-origin, or is not there.
+  BlockDevice* below_origin(const std::string& name) const;
 
   const config::Definition& definition_;
   const AssembleOptions& options_;

@@ -38,7 +38,7 @@ void Assembler::build(const config::Array& array) {
       members.push_back(found);
     }
   md::ArrayOptions options;
-  options.name = own_name(array.name.value);
+  options.name = array.name.value;
   // Who only looks must not start a resync.
   options.read_only = engine_->read_only() || array.readonly.value || options_.probe;
   options.force = array.force.value || options_.force;

@@ -32,7 +32,7 @@ void Assembler::build(const config::Image& image) {
   if (image.length) options.length = image.length->value;
   const auto open = [&]() -> Result<std::unique_ptr<BlockDevice>> {
     if (engine_->overlay_) return overlaid(image, path, options);
-    return FileImage::open(own_name(image.name.value), path, options);
+    return FileImage::open(own_name(image.name.value, Kind::image), path, options);
   };
   auto opened = open();
   if (!opened) return report(image.path.at, opened.error().text());

@@ -37,8 +37,8 @@ void Assembler::build(const config::Map& map) {
   };
   const auto rows = dm::parse_table(map.table());
   if (!rows) return refuse(rows.error());
-  auto owned =
-      std::make_unique<dm::MappedDevice>(own_name(map.name.value), map.uuid ? map.uuid->value : "");
+  auto owned = std::make_unique<dm::MappedDevice>(own_name(map.name.value, Kind::map),
+                                                  map.uuid ? map.uuid->value : "");
   dm::MappedDevice& mapped = *owned;
   const auto resolve = [&, find = resolver()](std::string_view name) {
     auto found = find(name);

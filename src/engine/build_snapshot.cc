@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include "assembler.h"
+#include "snapshot_parts.h"
 #include "volfs/backing/image.h"
-#include "volfs/dm/table.h"
 #include "volfs/engine/snapshots.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
@@ -17,16 +17,18 @@ std::string cow_name(const config::Snapshot& snapshot) {
   return snapshot.cow_image ? snapshot.name.value + "-cow" : snapshot.cow_device.value;
 }
 
-std::string table_of(const config::Snapshot& snapshot, uint64_t sectors) {
-  const char* store = !snapshot.persistent.value ? "N" : snapshot.overflow.value ? "PO" : "P";
-  std::string table = fmt::format(
-      "0 {} snapshot {} {} {} {}", sectors, dm::escape_word(snapshot.origin.value + "-real"),
-      dm::escape_word(cow_name(snapshot)), store, snapshot.chunk_size.value / sector_size);
-  const bool zeroes = snapshot.discard_zeroes_cow.value;
-  const bool passdown = snapshot.discard_passdown_origin.value;
-  if (zeroes) table += fmt::format(" {} discard_zeroes_cow", passdown ? 2 : 1);
-  if (passdown) table += zeroes ? " discard_passdown_origin" : " 1 discard_passdown_origin";
-  return table;
+std::vector<std::string> words_of(const config::Snapshot& snapshot) {
+  auto words = snapshot_words(!snapshot.persistent.value ? "N"
+                              : snapshot.overflow.value  ? "PO"
+                                                         : "P",
+                              snapshot.chunk_size.value / sector_size);
+  std::vector<std::string> features;
+  if (snapshot.discard_zeroes_cow.value) features.emplace_back("discard_zeroes_cow");
+  if (snapshot.discard_passdown_origin.value) features.emplace_back("discard_passdown_origin");
+  if (features.empty()) return words;
+  words.push_back(fmt::format("{}", features.size()));
+  words.insert(words.end(), features.begin(), features.end());
+  return words;
 }
 
 }  // namespace
@@ -49,8 +51,27 @@ bool Assembler::merge_goes_on(const config::Snapshot& snapshot) {
   return true;
 }
 
+BlockDevice* Assembler::below_origin(const std::string& name) const {
+  const Node* node = engine_->graph().find(name);
+  if (!node) return nullptr;
+  if (node->front) return node->device.get();
+  node = engine_->graph().find(own_name(name, node->kind));
+  return node && node->internal ? node->device.get() : nullptr;
+}
+
+Result<Node*> Assembler::add_snapshot(const config::Snapshot& snapshot, BlockDevice& origin,
+                                      bool read_only) {
+  auto map = std::make_unique<dm::MappedDevice>(snapshot.name.value);
+  VOLFS_TRY(load_over(
+      *map, "snapshot", {&origin, engine_->graph().find(cow_name(snapshot))->device.get()},
+      words_of(snapshot),
+      {.size = origin.size(), .read_only = read_only, .origins = engine_->origins_}));
+  VOLFS_TRY(map->resume());
+  return engine_->graph_.add(snapshot.name.value, Kind::snapshot, std::move(map));
+}
+
 void Assembler::build(const config::Snapshot& snapshot) {
-  Node* origin = engine_->graph().find(snapshot.origin.value + "-real");
+  BlockDevice* const origin = below_origin(snapshot.origin.value);
   if (!origin) {
     // A logical volume is shown by its group, which makes no place for a snapshot-origin.
     if (device(snapshot.origin))
@@ -69,9 +90,7 @@ void Assembler::build(const config::Snapshot& snapshot) {
   }
   if (merge_goes_on(snapshot)) return;
   const bool read_only = engine_->read_only() || snapshot.readonly.value;
-  const uint64_t sectors = origin->device->size() / sector_size;
-  const auto node =
-      add_map(snapshot.name.value, Kind::snapshot, table_of(snapshot, sectors), read_only);
+  const auto node = add_snapshot(snapshot, *origin, read_only);
   if (!node)
     return report(snapshot.name.at,
                   fmt::format("{}: {}", snapshot.name.value, node.error().text()));

@@ -35,13 +35,31 @@ bool stands_on(const config::Definition& definition, const config::Item& item,
   });
 }
 
+// The files that a definition knows, those that snapshots keep their chunks in too: with what they
+// are called in messages.
+struct NamedFile {
+  const config::Image& image;
+  std::string what;
+};
+std::vector<NamedFile> files_of(const config::Definition& definition) {
+  std::vector<NamedFile> files;
+  for (const config::Image& image : definition.images)
+    files.push_back({image, fmt::format("the image '{}'", image.name.value)});
+  for (const config::Snapshot& snapshot : definition.snapshots)
+    if (snapshot.cow_image)
+      files.push_back(
+          {*snapshot.cow_image, fmt::format("the cow of snapshot '{}'", snapshot.name.value)});
+  return files;
+}
+
 }  // namespace
 
 std::vector<std::string> missing_images(const config::Definition& definition,
                                         const std::string& directory) {
   std::vector<std::string> missing;
-  for (const config::Image& image : definition.images)
-    if (!exists(resolve_path(directory, image.path.value))) missing.push_back(image.path.value);
+  for (const NamedFile& file : files_of(definition))
+    if (!exists(resolve_path(directory, file.image.path.value)))
+      missing.push_back(file.image.path.value);
   return missing;
 }
 
@@ -50,19 +68,18 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
   std::vector<CreateStep> steps;
   config::Diagnostics problems(definition.file_name);
   std::set<std::string> planned, coming;
-  for (const config::Image& image : definition.images) {
+  for (const auto& [image, what] : files_of(definition)) {
     const std::string path = resolve_path(options.directory, image.path.value);
     if (planned.contains(path)) coming.insert(image.name.value);
     if (exists(path) || planned.contains(path)) continue;
     if (!image.size) {
-      problems.add(image.path.at, fmt::format("{} does not exist and the image '{}' has no size "
-                                              "to make it with",
-                                              path, image.name.value));
+      problems.add(image.path.at,
+                   fmt::format("{} does not exist and {} has no size to make it with", path, what));
       continue;
     }
     const uint64_t size = image.size->value;
     planned.insert(path);
-    coming.insert(image.name.value);
+    if (!image.name.value.empty()) coming.insert(image.name.value);
     steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
                      [path, size] { return create_image(path, size); }});
   }

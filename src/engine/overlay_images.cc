@@ -64,7 +64,7 @@ Result<std::unique_ptr<dm::MappedDevice>> Assembler::lay_over(const std::string&
 Result<std::unique_ptr<BlockDevice>> Assembler::overlaid(const config::Image& image,
                                                          const std::string& path,
                                                          ImageOptions options) {
-  const std::string name = own_name(image.name.value);
+  const std::string name = own_name(image.name.value, Kind::image);
   Overlay& overlay = *engine_->overlay_;
   const bool read_only = options.read_only;
   options.read_only = true;
