@@ -79,8 +79,8 @@ _volfs_plain_words() {
 _volfs_flags() {
   local words
   case $1 in
-    mount) words="-o -f --foreground" ;;
-    umount) words="-l --lazy -f --force" ;;
+    mount) words="-o -f --foreground --rescue --json" ;;
+    umount) words="-l --lazy -f --force --json" ;;
     create) words="-n --dry-run --force --json" ;;
     scan) words="--yaml --force --json" ;;
     array) words="--re-add --timeout --json" ;;
@@ -103,7 +103,7 @@ _volfs_subcommands() {
   case $1 in
     map) echo "create load clear suspend resume remove rename message table status" ;;
     lv) echo "create extend reduce remove rename activate deactivate" ;;
-    array) echo "fail remove add check repair idle wait stop mdstat" ;;
+    array) echo "fail remove add check repair idle frozen wait stop mdstat" ;;
     snapshot) echo "create remove merge wait status" ;;
     image) echo "add remove" ;;
     overlay) echo "status commit discard" ;;

@@ -128,7 +128,7 @@ void apply(const ApplyArguments& arguments, Session& session) {
     if (!result) session.fail(result.error());
     done = result.has_value();
   }
-  if (session.json) fmt::print("{}\n", to_json(plan, done || nothing).dump(2));
+  if (session.json) print_json(to_json(plan, done || nothing));
 }
 
 }  // namespace

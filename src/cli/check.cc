@@ -8,6 +8,7 @@
 
 #include "cli.h"
 #include "definition_file.h"
+#include "display.h"
 #include "tree.h"
 #include "volfs/control/control.h"
 #include "volfs/engine/create.h"
@@ -44,7 +45,7 @@ void check(const std::string& path, Session& session) {
       return;
     }
     if (session.json) {
-      fmt::print("{}\n", nlohmann::json{{"missing", missing}}.dump(2));
+      print_json({{"missing", missing}});
       return;
     }
     fmt::print("{}: a valid definition; `volfs create` makes what is missing:\n", path);
@@ -64,7 +65,7 @@ void check(const std::string& path, Session& session) {
   auto status = nlohmann::json::parse(control::Control(**engine, {}).status_json());
   tell_as_mounted(status, **engine, definition->readonly.value);
   if (session.json)
-    fmt::print("{}\n", status.dump(2));
+    print_json(status);
   else
     print_tree(status);
 }

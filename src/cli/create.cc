@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "definition_file.h"
+#include "display.h"
 #include "volfs/engine/create.h"
 
 namespace volfs::cli {
@@ -42,7 +43,7 @@ void create(const CreateArguments& arguments, Session& session) {
       fmt::print("{}{}\n", arguments.dry_run ? "would " : "", step.text);
   }
   if (session.json)
-    fmt::print("{}\n", nlohmann::json{{"dry_run", arguments.dry_run}, {"steps", done}}.dump(2));
+    print_json({{"dry_run", arguments.dry_run}, {"steps", done}});
   else if (plan->empty())
     fmt::print("nothing to do\n");
 }

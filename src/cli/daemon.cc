@@ -135,6 +135,7 @@ Result<engine::AssembleOptions> assemble_options(const MountRequest& request) {
     options.read_only = true;
   options.hidden = request.options.hidden;
   options.force = request.options.force;
+  options.frozen = request.frozen;
   options.metadata_seqno = request.options.metadata_seqno;
   if (options.metadata_seqno) options.read_only = true;
   options.mode = request.options.mode;
@@ -223,8 +224,17 @@ int wait_for_launch(pid_t child, int fd) {
 
 }  // namespace
 
-int mount_volumes(const MountRequest& original) {
-  MountRequest request = original;
+int mount_volumes(const MountRequest& request) {
+  const auto sources =
+      load_sources(request.sources, request.options.force, request.options.overlay);
+  if (!sources) {
+    fmt::print(stderr, "{}", sources.error());
+    return exit_usage;
+  }
+  return mount_sources(request, *sources);
+}
+
+int mount_sources(MountRequest request, const Sources& sources) {
   // The daemon changes its directory.
   if (char* whole = realpath(request.mountpoint.c_str(), nullptr)) {
     request.mountpoint = whole;
@@ -232,17 +242,11 @@ int mount_volumes(const MountRequest& original) {
   }
   if (!request.options.overlay.empty())
     request.options.overlay = std::filesystem::absolute(request.options.overlay).string();
-  const auto sources =
-      load_sources(request.sources, request.options.force, request.options.overlay);
-  if (!sources) {
-    fmt::print(stderr, "{}", sources.error());
-    return exit_usage;
-  }
   if (request.verbosity > 1 || request.options.debug) log_level(LogLevel::debug);
   Launch launch;
   if (request.foreground) {
     if (under_service_manager()) log_to(LogSink::journal);
-    return serve(request, *sources, launch);
+    return serve(request, sources, launch);
   }
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) {
@@ -263,7 +267,7 @@ int mount_volumes(const MountRequest& original) {
   setsid();
   launch.set(ends[1]);
   launch.detach();
-  const int status = serve(request, *sources, launch);
+  const int status = serve(request, sources, launch);
   launch.tell(status);
   fflush(nullptr);
   // Destructors of the parent's copies are its own affair.

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "definition_file.h"
 #include "mount_options.h"
 
 namespace volfs::cli {
@@ -14,6 +15,7 @@ struct MountRequest {
   std::string mountpoint;
   MountOptions options;
   bool foreground = false;
+  bool frozen = false;  // arrays start no sync
   int verbosity = 0;
 };
 
@@ -21,5 +23,7 @@ struct MountRequest {
 // daemon serves them) or it is clear that they will not be. Errors go to standard error. The
 // program's exit status: exit_done, exit_failed, exit_usage.
 int mount_volumes(const MountRequest& request);
+// The same when it is known what the sources are.
+int mount_sources(MountRequest request, const Sources& sources);
 
 }  // namespace volfs::cli

@@ -96,6 +96,13 @@ std::expected<config::Definition, std::string> load_definition(const std::string
   return std::move(*definition);
 }
 
+Sources sources_of(const engine::Scan& scan) {
+  Sources found{scan.definition, {}};
+  for (const engine::FoundArray& array : scan.arrays)
+    if (!array.problem.empty()) found.unavailable.push_back({array.name, array.problem});
+  return found;
+}
+
 std::expected<Sources, std::string> load_sources(const std::vector<std::string>& sources,
                                                  bool force, const std::string& overlay) {
   if (sources.size() == 1 && is_definition(sources.front())) {
@@ -110,12 +117,9 @@ std::expected<Sources, std::string> load_sources(const std::vector<std::string>&
   auto scan = engine::scan_images(sources, {.force = force, .overlay = overlay});
   if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
   for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
-  Sources found;
   for (const engine::FoundArray& array : scan->arrays) {
-    if (!array.problem.empty()) {
+    if (!array.problem.empty())
       fmt::print(stderr, "volfs: {}: not assembled: {}\n", array.name, array.problem);
-      found.unavailable.push_back({array.name, array.problem});
-    }
     for (const std::string& note : array.notes)
       fmt::print(stderr, "volfs: {}: {}\n", array.name, note);
   }
@@ -124,8 +128,7 @@ std::expected<Sources, std::string> load_sources(const std::vector<std::string>&
         fmt::format("volfs: {}: nothing on it that can be assembled; expected a definition (.yaml "
                     "or .yml) or images with members of md arrays or LVM physical volumes\n",
                     sources.front()));
-  found.definition = std::move(scan->definition);
-  return found;
+  return sources_of(*scan);
 }
 
 }  // namespace volfs::cli

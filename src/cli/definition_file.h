@@ -9,6 +9,10 @@
 #include "volfs/config/definition.h"
 #include "volfs/engine/volume_group.h"
 
+namespace volfs::engine {
+struct Scan;
+}
+
 namespace volfs::cli {
 
 // Whether a source is a definition, by its name: .yaml or .yml.
@@ -22,6 +26,7 @@ struct Sources {
   config::Definition definition;
   std::vector<engine::Unavailable> unavailable;  // arrays that a scan could not assemble
 };
+Sources sources_of(const engine::Scan& scan);
 // The same for what `volfs mount` takes: one definition, or images, which are scanned; with FORCE
 // also for what needs it, and as the overlay in that directory has them. What a scan remarks goes
 // to standard error.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -31,6 +32,9 @@ std::string short_bytes(double value);
 std::string short_time(double microseconds);
 // "0:07", "12:34", "3:02:01".
 std::string duration(uint64_t seconds);
+
+// To standard output, indented; what is no UTF-8 is replaced.
+void print_json(const nlohmann::json& value);
 
 // Columns of the terminal; 80 if it is none or does not say.
 unsigned terminal_columns();

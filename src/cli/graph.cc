@@ -131,7 +131,7 @@ Status graph(const std::string& path, bool svg, bool as_json) {
   VOLFS_TRY_ASSIGN(const Target target, find_target(path));
   VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
   if (as_json) {
-    fmt::print("{}\n", to_json(status).dump(2));
+    print_json(to_json(status));
     return {};
   }
   const std::string dot = to_dot(status);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli.h"
+#include "display.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
 #include "volfs/lvm/physical_volume.h"
@@ -204,7 +205,7 @@ void add_inspect(CLI::App& app, Session& session) {
     const auto found = inspect(*paths);
     if (!found) return session.fail(found.error());
     if (session.json)
-      fmt::print("{}\n", found->dump(2, ' ', false, json::error_handler_t::replace));
+      print_json(*found);
     else
       print(*found);
   });

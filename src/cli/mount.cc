@@ -4,9 +4,14 @@
 #include <getopt.h>
 
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli.h"
+#include "client.h"
 #include "daemon.h"
+#include "definition_file.h"
+#include "display.h"
+#include "rescue.h"
 #include "volfs/log.h"
 
 namespace volfs::cli {
@@ -19,12 +24,28 @@ constexpr const char* helper_usage =
     "Usage: mount.volfs SOURCE DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]\n"
     "Called by mount(8) for the types volfs and fuse.volfs; see mount.volfs(8).\n";
 
+// What programs want to know of a new mount.
+void tell_mounted(Session& session, const std::string& path) {
+  const auto target = find_target(path);
+  if (!target) return session.fail(target.error());
+  const auto status = request(target->mountpoint, {{"request", "status"}});
+  if (!status) return session.fail(status.error());
+  nlohmann::json volumes = nlohmann::json::array();
+  for (const auto& device : (*status)["devices"])
+    if (device.contains("volume")) volumes.push_back(device["volume"]);
+  print_json({{"mountpoint", target->mountpoint},
+              {"read_only", (*status)["read_only"]},
+              {"overlay", (*status)["overlay"]},
+              {"volumes", std::move(volumes)},
+              {"unavailable", (*status)["unavailable"]}});
+}
+
 }  // namespace
 
 void add_mount(CLI::App& app, Session& session) {
   struct Arguments {
     std::vector<std::string> paths, options;
-    bool foreground = false;
+    bool foreground = false, rescue = false;
   };
   auto arguments = std::make_shared<Arguments>();
   auto* command =
@@ -36,12 +57,19 @@ void add_mount(CLI::App& app, Session& session) {
       ->expected(2, -1);
   command->add_option("-o", arguments->options, "mount options, as ro,allow_other")
       ->allow_extra_args(false);
-  command->add_flag("-f,--foreground", arguments->foreground, "stay in the foreground");
+  auto* foreground =
+      command->add_flag("-f,--foreground", arguments->foreground, "stay in the foreground");
+  command
+      ->add_flag("--rescue", arguments->rescue,
+                 "assemble images as far as it goes, write nothing to them, and report")
+      ->excludes(foreground);
+  add_json_option(*command, session);
   set_examples(
       *command,
       "  volfs mount lab.yaml /mnt\n"
       "  volfs mount lab.yaml /mnt -o ro,allow_other\n"
       "  volfs mount sda.img sdb.img /mnt     (the arrays and volumes on them; read-only)\n"
+      "  volfs mount --rescue sd?.img /mnt     (whatever state they are in; images unchanged)\n"
       "  volfs mount -f lab.yaml /mnt     (messages on standard error, Ctrl-C unmounts)\n"
       "  mount -t volfs lab.yaml /mnt     (through mount.volfs)\n");
   command->callback([arguments, &session] {
@@ -54,7 +82,20 @@ void add_mount(CLI::App& app, Session& session) {
     for (const std::string& text : arguments->options)
       if (auto parsed = parse_mount_options(text, request.options); !parsed)
         return session.fail(parsed.error(), exit_usage);
+    if (arguments->rescue) {
+      for (const std::string& source : request.sources)
+        if (is_definition(source))
+          return session.fail(fmt::format("{}: --rescue takes images, not a definition", source),
+                              exit_usage);
+      if (request.options.read_only == true || request.options.metadata_seqno)
+        return session.fail("--rescue writes nothing to the images; it cannot be ro or metadata=",
+                            exit_usage);
+      session.status = rescue(request, session.json);
+      return;
+    }
     session.status = mount_volumes(request);
+    if (session.json && session.status == exit_done && !request.foreground)
+      tell_mounted(session, request.mountpoint);
   });
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "cli.h"
+#include "display.h"
 #include "progress.h"
 #include "volfs/engine/overlay.h"
 #include "volfs/units.h"
@@ -83,7 +84,7 @@ void show(const OverlayArguments& arguments, Session& session) {
   const auto changes = (*overlay)->changes();
   if (!changes) return session.fail(changes.error());
   if (session.json)
-    fmt::print("{}\n", to_json(**overlay, *changes).dump(2));
+    print_json(to_json(**overlay, *changes));
   else
     print_changes(**overlay, *changes);
 }

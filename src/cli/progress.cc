@@ -17,8 +17,12 @@ Progress::Progress(std::string what, uint64_t total)
 
 void Progress::show(uint64_t done) {
   if (!terminal_ || total_ == 0) return;
+  if (!shown_) {
+    start_ = now();
+    first_ = done;
+  }
   const double seconds = std::chrono::duration<double>(now() - start_).count();
-  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
+  const double rate = seconds > 0 ? static_cast<double>(done - first_) / seconds : 0;
   std::string left;
   if (rate > 0 && done < total_) {
     const auto rest = static_cast<uint64_t>(static_cast<double>(total_ - done) / rate);

@@ -25,7 +25,8 @@ class Progress {
   const std::string what_;
   const uint64_t total_;
   const bool terminal_;
-  const TimePoint start_;
+  TimePoint start_;  // when the first was shown, and how far it had come
+  uint64_t first_ = 0;
   bool shown_ = false;
 };
 

@@ -57,7 +57,7 @@ void ask(Session& session, const std::string& path, json body,
   const auto answer = request(target->mountpoint, body);
   if (!answer) return session.fail(answer.error());
   if (session.json)
-    fmt::print("{}\n", answer->dump(2));
+    print_json(*answer);
   else
     print(*answer);
 }

@@ -25,6 +25,7 @@
 
 #include "cli.h"
 #include "client.h"
+#include "display.h"
 #include "unmount.h"
 #include "volfs/control/open_users.h"
 #include "volfs/sync.h"
@@ -300,10 +301,12 @@ void add_umount(CLI::App& app, Session& session) {
   command->add_option("MOUNTPOINT", arguments->path, "where it is mounted")->required();
   command->add_flag("-l,--lazy", arguments->lazy, "take it off the tree, end with its last user");
   command->add_flag("-f,--force", arguments->force, "unmount although data cannot be written");
+  add_json_option(*command, session);
   set_examples(*command, "  volfs umount /mnt\n");
   command->callback([arguments, &session] {
     if (auto done = umount_command(arguments->path, arguments->lazy, arguments->force); !done)
-      session.fail(done.error());
+      return session.fail(done.error());
+    if (session.json) print_json({{"mountpoint", arguments->path}, {"unmounted", true}});
   });
 }
 

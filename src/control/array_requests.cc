@@ -65,6 +65,13 @@ Result<json> stop(const RequestContext& context, const Fields& fields) {
 Result<json> idle(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   target.array->cancel_check();
+  target.array->release_sync();
+  return json();
+}
+
+Result<json> frozen(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  target.array->hold_sync(true);
   return json();
 }
 
@@ -94,6 +101,7 @@ constexpr std::array array_rows{
     RequestType{"array.check", "array:name", start<&md::Array::check>},
     RequestType{"array.repair", "array:name", start<&md::Array::repair>},
     RequestType{"array.idle", "array:name", idle},
+    RequestType{"array.frozen", "array:name", frozen},
     RequestType{"array.stop", "array:name", stop},
     RequestType{"array.wait", "array:name,timeout_ms:ms?", wait_array},
     RequestType{"array.mdstat", "array:name", mdstat},

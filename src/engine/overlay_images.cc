@@ -69,6 +69,7 @@ Result<std::unique_ptr<BlockDevice>> Assembler::overlaid(const config::Image& im
   const bool read_only = options.read_only;
   options.read_only = true;
   VOLFS_TRY_ASSIGN(auto range, FileImage::open(name, path, options));
+  if (range->size() == 0) return range;  // nothing can be written there
   VOLFS_TRY_ASSIGN(const OverlayImage* entry, overlay.find(path, options_.force));
   if (!entry && !engine_->read_only_ && !options_.probe) {
     VOLFS_TRY_ASSIGN(entry, overlay.add(path));

@@ -37,6 +37,7 @@ struct AssembleOptions {
                                   // definition decides
   bool hidden = false;            // expose hidden devices too
   bool force = false;
+  bool frozen = false;  // arrays start no resync or recovery until they are told to
   bool probe = false;  // only to look: take no locks, so that a mounted definition can be checked
   bool quiet = false;  // what is missing or degraded is not told to the log
   // Volume groups as the copy of their metadata with this number describes them: read-only.

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "rescue.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "cli.h"
+#include "client.h"
+#include "display.h"
+#include "scan_text.h"
+#include "tree.h"
+#include "volfs/backing/partitions.h"
+#include "volfs/engine/scan.h"
+#include "volfs/units.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+struct LeftOut {
+  std::string image, reason;
+};
+
+// All that the report tells.
+struct Report {
+  engine::Scan scan;
+  std::vector<LeftOut> left_out;
+  json status;  // of the mount
+  std::string mountpoint, overlay;
+};
+
+// A directory of our own, where large files that outlive a restart belong.
+Result<std::string> private_directory() {
+  const char* const chosen = std::getenv("TMPDIR");
+  std::string path = fmt::format("{}/volfs-rescue-XXXXXX", chosen && *chosen ? chosen : "/var/tmp");
+  if (!mkdtemp(path.data())) return fail_sys(errno, path);
+  return path;
+}
+
+// Those that can be looked at, each file once; the others are put on the list.
+std::vector<std::string> readable(const std::vector<std::string>& paths,
+                                  std::vector<LeftOut>& left_out) {
+  std::vector<std::string> good;
+  std::set<std::string> seen;
+  for (const std::string& path : paths) {
+    std::error_code error;
+    const auto whole = std::filesystem::canonical(path, error);
+    if (!error && !seen.insert(whole.string()).second) {
+      left_out.push_back({path, "the same file as another one that is given"});
+    } else if (const auto size = std::filesystem::file_size(path, error);
+               !error && size < sector_size) {
+      left_out.push_back({path, fmt::format("cut off: {} bytes are left", size)});
+    } else if (auto alone = engine::scan_images({path}); !alone) {
+      left_out.push_back({path, alone.error().text()});
+    } else {
+      good.push_back(path);
+    }
+  }
+  return good;
+}
+
+// What a volume seems to hold: `ext4 file system, label "root", ...`.
+std::string content_of(const Report& report, const json& device) {
+  const std::string path = report.mountpoint + "/" + device.value("volume", "");
+  const auto found = probe_signatures(path);
+  if (!found || found->empty()) return {};
+  return describe(found->front());
+}
+
+json volumes_of(const Report& report) {
+  json volumes = json::array();
+  for (const json& device : report.status["devices"]) {
+    if (!device.contains("volume")) continue;
+    json entry{{"volume", device["volume"]},
+               {"type", type_of(device)},
+               {"size", device["size"]},
+               {"state", device["state"]}};
+    if (device.contains("problem")) entry["problem"] = device["problem"];
+    if (const std::string content = content_of(report, device); !content.empty())
+      entry["content"] = content;
+    volumes.push_back(std::move(entry));
+  }
+  return volumes;
+}
+
+using Steps = std::vector<std::string>;
+
+// Whether a device holds data of the array, now that it is assembled.
+bool takes_part(const json& status, const std::string& array, const std::string& member) {
+  for (const json& device : status["devices"]) {
+    if (device.value("name", "") != array || !device.contains("array")) continue;
+    for (const json& each : device["array"]["members"])
+      if (each.value("device", "") == member) return each.contains("slot");
+  }
+  return false;
+}
+
+void steps_for_found(const Report& report, const engine::FoundArray& array, Steps& steps) {
+  if (!array.problem.empty())
+    steps.push_back(fmt::format(
+        "array '{}' is not there: find its other members and start again with them", array.name));
+  for (const engine::FoundMember& member : array.members) {
+    if (member.state != engine::FoundMember::State::stale || !array.problem.empty()) continue;
+    if (takes_part(report.status, array.name, member.device))
+      steps.push_back(fmt::format(
+          "{}: was taken although it is out of date ({} events), for '{}' cannot do without it: "
+          "what was written later may be damaged; check the files",
+          member.device, member.events, array.name));
+    else
+      steps.push_back(fmt::format(
+          "{}: is left out of '{}', for it is out of date: keep it as it is until you have your "
+          "data",
+          member.device, array.name));
+  }
+}
+
+void steps_for_array(const Report& report, const json& device, Steps& steps) {
+  const std::string name = device.value("name", "");
+  const std::string path = report.mountpoint + "/" + name;
+  if (device["array"]["sync"].value("pending", false))
+    steps.push_back(fmt::format(
+        "{}: is to be synced, which is held back: `volfs array idle {}` lets it start, into the "
+        "overlay",
+        name, path));
+  if (device.value("state", "") == "degraded")
+    steps.push_back(fmt::format(
+        "{}: is degraded: copy first what you need; a new member comes in by `volfs image add` and "
+        "`volfs array add {} DEVICE`",
+        name, path));
+}
+
+// What a person would do next, a line each.
+Steps next_steps(const Report& report, const json& volumes) {
+  Steps steps;
+  for (const LeftOut& image : report.left_out)
+    steps.push_back(
+        fmt::format("{} is left out; a better copy may help: {}", image.image, image.reason));
+  for (const engine::FoundArray& array : report.scan.arrays) steps_for_found(report, array, steps);
+  for (const json& device : report.status["devices"])
+    if (device.contains("array")) steps_for_array(report, device, steps);
+  for (const json& volume : volumes)
+    if (volume.value("content", "").find("file system") != std::string::npos)
+      steps.push_back(
+          fmt::format("{0}/{1}: check it, then mount it: `fsck -n {0}/{1}`, `mount -o loop,ro "
+                      "{0}/{1} DIRECTORY`",
+                      report.mountpoint, volume.value("volume", "")));
+  steps.push_back(
+      fmt::format("end: `volfs umount {}`; then `volfs overlay discard {}` forgets what was "
+                  "written, `volfs overlay commit {}` writes it into the images",
+                  report.mountpoint, report.overlay, report.overlay));
+  return steps;
+}
+
+json report_json(const Report& report) {
+  json left_out = json::array();
+  for (const LeftOut& image : report.left_out)
+    left_out.push_back({{"image", image.image}, {"reason", image.reason}});
+  json volumes = volumes_of(report);
+  json steps = next_steps(report, volumes);
+  return {{"mountpoint", report.mountpoint}, {"overlay", report.overlay},
+          {"found", scan_json(report.scan)}, {"left_out", std::move(left_out)},
+          {"volumes", std::move(volumes)},   {"unavailable", report.status["unavailable"]},
+          {"next_steps", std::move(steps)}};
+}
+
+void print_found(const Report& report) {
+  fmt::print("On the images:\n");
+  print_scan(report.scan);
+  for (const LeftOut& image : report.left_out)
+    fmt::print("{}: {}: {}\n", image.image, coloured("left out", Colour::bad), image.reason);
+}
+
+void print_mounted(const Report& report) {
+  fmt::print("\nMounted on {}; what is written goes to {}, the images stay as they are:\n",
+             report.mountpoint, report.overlay);
+  const json volumes = volumes_of(report);
+  for (const json& volume : volumes) {
+    const std::string state = volume.value("state", "");
+    fmt::print("  {}  {}  {}  {}{}{}\n", volume.value("volume", ""), volume.value("type", ""),
+               format_size_rounded(volume.value("size", uint64_t{0})),
+               coloured(state, colour_of_state(state)), volume.contains("content") ? "  " : "",
+               volume.value("content", ""));
+    if (volume.contains("problem")) fmt::print("    {}\n", volume.value("problem", ""));
+  }
+  for (const json& missing : report.status["unavailable"])
+    fmt::print("  {}  {}: {}\n", missing.value("volume", ""), coloured("not there", Colour::bad),
+               missing.value("reason", ""));
+  fmt::print("\nNext:\n");
+  for (const std::string& text : next_steps(report, volumes)) fmt::print("  {}\n", text);
+}
+
+void complain(const Error& error) {
+  fmt::print(stderr, "volfs: {}\n", error.text());
+}
+
+// Why there is nothing to mount, or exit_done.
+int check_found(const Report& report) {
+  const config::Definition& found = report.scan.definition;
+  if (!found.arrays.empty() || !found.volume_groups.empty()) return exit_done;
+  fmt::print(stderr,
+             "volfs: nothing on the images can be assembled; expected members of md arrays or LVM "
+             "physical volumes\n");
+  return exit_failed;
+}
+
+}  // namespace
+
+int rescue(MountRequest request, bool as_json) {
+  Report report;
+  request.sources = readable(request.sources, report.left_out);
+  const bool own_overlay = request.options.overlay.empty();
+  auto scan =
+      engine::scan_images(request.sources, {.force = true, .overlay = request.options.overlay});
+  if (!scan) {
+    complain(scan.error());
+    return exit_failed;
+  }
+  report.scan = std::move(*scan);
+  if (!as_json) print_found(report);
+  if (const int found = check_found(report); found != exit_done) return found;
+  if (own_overlay) {
+    auto directory = private_directory();
+    if (!directory) {
+      complain(directory.error());
+      return exit_failed;
+    }
+    request.options.overlay = *directory;
+  }
+  Sources sources = sources_of(report.scan);
+  for (config::VolumeGroup& group : sources.definition.volume_groups)
+    group.activation.value = config::Activation::partial;
+  request.options.force = true;
+  request.frozen = true;
+  std::fflush(stdout);  // before the fork
+  if (const int mounted = mount_sources(request, sources); mounted != exit_done) {
+    if (own_overlay) std::filesystem::remove_all(request.options.overlay);
+    return mounted;
+  }
+  const auto target = find_target(request.mountpoint);
+  const auto status =
+      target ? cli::request(target->mountpoint, {{"request", "status"}}) : fail(target.error());
+  if (!status) {
+    complain(status.error());
+    return exit_failed;
+  }
+  report.status = *status;
+  report.mountpoint = target->mountpoint;
+  report.overlay = request.options.overlay;
+  if (as_json)
+    print_json(report_json(report));
+  else
+    print_mounted(report);
+  return exit_done;
+}
+
+}  // namespace volfs::cli

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""volfs mount --rescue: what can be had of broken piles of images, a right report, and images unchanged."""
+import json
+import os
+import shutil
+
+import lab
+from lab import KiB, MiB, equal, holds, run, sha256, stderr_of, volfs
+
+ARRAY = """
+volfs: 1
+images:
+%s
+arrays:
+  nas: {level: %s, devices: [%s]}
+"""
+
+
+def build(t, level, count):
+    """An array with a file system on it; returns the names of its images."""
+    names = [f"d{i}" for i in range(count)]
+    images = "\n".join(f"  {name}: {{path: {name}.img, size: 16MiB}}" for name in names)
+    definition = t.define(ARRAY % (images, level, ", ".join(names)))
+    volfs("create", definition)
+    t.mount(definition)
+    volfs("array", "wait", t.mnt / "nas", timeout=120)
+    run("mke2fs", "-q", "-t", "ext4", "-L", "data", t.mnt / "nas")
+    return definition, [t.path / f"{name}.img" for name in names]
+
+
+def put(t, volume, name, text):
+    source = t.path / name
+    source.write_text(text)
+    run("debugfs", "-w", "-R", f"write {source} {name}", volume)
+
+
+def rescue(t, images):
+    """Mounts and returns the report; the images' contents and times are checked at the end."""
+    before = [(sha256(image), os.stat(image).st_mtime_ns) for image in images if image.exists()]
+    report = json.loads(volfs("mount", "--rescue", "--json", *images, t.mnt))
+    t.cleanup.callback(shutil.rmtree, report["overlay"], ignore_errors=True)
+    t.cleanup.callback(t.take_off, t.mnt)
+    return report, lambda: equal([(sha256(image), os.stat(image).st_mtime_ns) for image in images if image.exists()],
+                                 before, "the images")
+
+
+def volume(report, name):
+    found = [each for each in report["volumes"] if each["volume"] == name]
+    equal(len(found), 1, f"volumes of the name {name}")
+    return found[0]
+
+
+def test_raid5_with_a_member_lost_and_one_stale(t):
+    _, images = build(t, "raid5", 4)
+    put(t, t.mnt / "nas", "early", "written by all\n")
+    volfs("array", "fail", t.mnt / "nas", "d1")
+    volfs("array", "remove", t.mnt / "nas", "d1")
+    t.umount()
+    # d1 is out of date, and d2 is lost: only with d1 there is anything to read.
+    report, unchanged = rescue(t, [images[0], images[1], images[3]])
+    array = report["found"]["arrays"][0]
+    equal((array["level"], array["raid_disks"], array["md_name"]), ("raid5", 4, "nas"), "the array")
+    states = {member["device"]: member["state"] for member in array["members"]}
+    equal(states, {"d0.img": "in sync", "d1.img": "out of date", "d3.img": "in sync"}, "the members")
+    nas = volume(report, "nas")
+    equal(nas["state"], "degraded", "the state")
+    holds("ext4" in nas["content"] and "data" in nas["content"], f"what is on it: {nas}")
+    steps = "\n".join(report["next_steps"])
+    holds("d1.img: was taken although it is out of date" in steps, steps)
+    holds("degraded" in steps and report["overlay"] in steps, steps)
+    run("e2fsck", "-fn", t.mnt / "nas")
+    equal(run("debugfs", "-R", "cat early", t.mnt / "nas"), "written by all\n", "the file")
+    # It is writable, and the images do not notice.
+    put(t, t.mnt / "nas", "late", "written to the overlay\n")
+    t.umount()
+    unchanged()
+    volfs("overlay", "discard", report["overlay"], "--yes")
+
+
+def test_a_stale_member_that_is_not_needed_is_left_out(t):
+    _, images = build(t, "raid5", 3)
+    volfs("array", "fail", t.mnt / "nas", "d1")
+    volfs("array", "remove", t.mnt / "nas", "d1")
+    put(t, t.mnt / "nas", "late", "written without d1\n")
+    t.umount()
+    report, unchanged = rescue(t, images)
+    holds(any("d1.img: is left out of 'nas'" in step for step in report["next_steps"]), report["next_steps"])
+    equal(run("debugfs", "-R", "cat late", t.mnt / "nas"), "written without d1\n", "the file")
+    t.umount()
+    unchanged()
+
+
+def test_raid6_with_two_lost_and_dirty(t):
+    _, images = build(t, "raid6", 5)
+    put(t, t.mnt / "nas", "file", "of a raid6\n")
+    os.kill(t.pid(), 9)
+    lab.libc.umount2(str(t.mnt).encode(), 2)
+    report, unchanged = rescue(t, images[2:])
+    equal(volume(report, "nas")["state"], "degraded", "the state")
+    holds(any("slots 0, 1 are missing" in note for note in report["found"]["arrays"][0]["notes"]), report["found"])
+    equal(run("debugfs", "-R", "cat file", t.mnt / "nas"), "of a raid6\n", "the file")
+    t.umount()
+    unchanged()
+
+
+def test_what_needs_a_sync_gets_none(t):
+    """A recovery would fill the overlay with a copy of a whole member."""
+    definition, images = build(t, "raid1", 2)
+    volfs("array", "fail", t.mnt / "nas", "d1")
+    volfs("array", "remove", t.mnt / "nas", "d1")
+    t.umount()
+    definition.write_text(definition.read_text().replace("level:", "sync_speed_max: 64KiB, level:"))
+    t.mount(definition)
+    volfs("array", "add", t.mnt / "nas", "d1")
+    t.umount()
+    report, unchanged = rescue(t, images)
+    holds(any("volfs array idle" in step for step in report["next_steps"]), report["next_steps"])
+    holds("recover" not in (t.mnt / ".volfs/mdstat").read_text().lower(), "a recovery runs")
+    volfs("array", "idle", t.mnt / "nas")
+    volfs("array", "wait", t.mnt / "nas", "--timeout", "60")
+    equal([d["state"] for d in t.status()["devices"] if d["name"] == "nas"], ["active"], "after idle")
+    t.umount()
+    unchanged()
+
+
+GROUP = """
+volfs: 1
+images:
+  a: {path: a.img, size: 16MiB}
+  b: {path: b.img, size: 16MiB}
+%s
+volume_groups:
+  vg:
+    extent_size: 1MiB
+    physical_volumes: [%s]
+    logical_volumes:
+      root: {size: 6MiB}
+      wide: {size: 16MiB}
+"""
+
+
+def test_lvm_on_half_a_raid1(t):
+    text = GROUP % ("arrays: {md0: {level: raid1, devices: [a, b]}}", "md0")
+    definition = t.define(text.replace("wide: {size: 16MiB}", "wide: {size: 4MiB}"))
+    volfs("create", definition)
+    t.mount(definition)
+    content = t.random.randbytes(6 * MiB)
+    (t.mnt / "vg/root").write_bytes(content)
+    t.umount()
+    report, unchanged = rescue(t, [t.path / "b.img"])
+    equal(volume(report, "vg/root")["state"], "degraded", "the state")
+    equal((t.mnt / "vg/root").read_bytes(), content, "the volume")
+    t.umount()
+    unchanged()
+
+
+def two_disks(t):
+    definition = t.define(GROUP % ("", "a, b"))
+    volfs("create", definition)
+    t.mount(definition)
+    root, wide = t.random.randbytes(6 * MiB), t.random.randbytes(16 * MiB)
+    (t.mnt / "vg/root").write_bytes(root)
+    (t.mnt / "vg/wide").write_bytes(wide)
+    t.umount()
+    return root, wide
+
+
+def test_a_group_with_a_volume_missing(t):
+    root, wide = two_disks(t)
+    report, unchanged = rescue(t, [t.path / "a.img"])
+    equal(volume(report, "vg/root")["state"], "active", "root")
+    holds(volume(report, "vg/wide")["state"] == "partial", "wide is not partial")
+    holds("missing PV" in volume(report, "vg/wide")["problem"], "no reason")
+    equal((t.mnt / "vg/root").read_bytes(), root, "root")
+    with open(t.mnt / "vg/wide", "rb") as file:
+        # The largest free area was taken first: all of the other disk.
+        equal(os.pread(file.fileno(), MiB, 15 * MiB), wide[15 * MiB:], "the part that is there")
+        lab.raises(5, os.pread, file.fileno(), 4096, 0)
+    t.umount()
+    unchanged()
+
+
+def test_images_with_a_cut_off_end(t):
+    root, _ = two_disks(t)
+    os.truncate(t.path / "b.img", 1200 * KiB)
+    report, unchanged = rescue(t, [t.path / "a.img", t.path / "b.img"])
+    equal((t.mnt / "vg/root").read_bytes(), root, "root")
+    gone = {each["volume"]: each["reason"] for each in report["unavailable"]}
+    holds("vg/wide" in gone and "too small" in gone["vg/wide"], f"wide: {report}")
+    t.umount()
+    unchanged()
+    _, images = build(t, "raid5", 3)
+    t.umount()
+    os.truncate(images[1], 5 * MiB + 77)
+    os.truncate(images[2], 100)
+    text = stderr_of(lab.VOLFS, "mount", "--rescue", *images, t.mnt)
+    holds("nothing on the images can be assembled" in text, text)
+    equal(os.stat(images[2]).st_size, 100, "the size of an image")
+    shown = run(lab.VOLFS, "mount", "--rescue", *images, t.mnt, status=1)
+    for words in ("d2.img: left out: cut off: 100 bytes are left", "slots 1, 2 are missing", "not assembled"):
+        holds(words in shown, shown)
+    holds("d1.img: superblock 1.2" in shown, shown)
+
+
+def test_bad_usage_and_nothing_left_behind(t):
+    definition = t.define("volfs: 1\n")
+    image = t.file("empty.img", MiB)
+    before = set(os.listdir("/var/tmp"))
+    holds("takes images" in stderr_of(lab.VOLFS, "mount", "--rescue", definition, t.mnt, status=2), "a definition")
+    stderr_of(lab.VOLFS, "mount", "--rescue", image, t.mnt, "-o", "ro", status=2)
+    stderr_of(lab.VOLFS, "mount", "--rescue", image, t.mnt)
+    stderr_of(lab.VOLFS, "mount", "--rescue", t.path / "none.img", t.mnt)
+    _, images = build(t, "raid1", 2)
+    stderr_of(lab.VOLFS, "mount", "--rescue", *images, t.mnt)  # the images are mounted, and the place is taken
+    equal(set(os.listdir("/var/tmp")), before, "left in /var/tmp")
+
+
+def test_an_overlay_of_ones_own_and_images_twice(t):
+    _, images = build(t, "raid1", 2)
+    t.umount()
+    (t.path / "again.img").symlink_to(images[0])
+    shown = volfs("mount", "--rescue", *images, t.path / "again.img", t.mnt, "-o", f"overlay={t.path}/keep")
+    t.cleanup.callback(t.take_off, t.mnt)
+    holds("again.img: left out: the same file" in shown, shown)
+    holds("\033" not in shown, "colours in a pipe")
+    put(t, t.mnt / "nas", "kept", "over two mounts\n")
+    t.umount()
+    volfs("mount", "--rescue", *images, t.mnt, "-o", f"overlay={t.path}/keep")
+    equal(run("debugfs", "-R", "cat kept", t.mnt / "nas"), "over two mounts\n", "the file")
+    t.umount()
+
+
+def test_mount_and_umount_in_json(t):
+    definition = t.define("volfs: 1\nimages: {d: {path: d.img, size: 1MiB}}\nmaps: {m: {table: 0 2048 linear d 0}}\n")
+    volfs("create", definition)
+    told = json.loads(volfs("mount", "--json", definition, t.mnt))
+    t.cleanup.callback(t.take_off, t.mnt)
+    equal(told, {"mountpoint": str(t.mnt), "read_only": False, "overlay": None, "volumes": ["m"], "unavailable": []}, "mount")
+    equal(json.loads(volfs("umount", "--json", t.mnt)), {"mountpoint": str(t.mnt), "unmounted": True}, "umount")
+
+
+if __name__ == "__main__":
+    lab.main(globals())
