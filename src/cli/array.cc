@@ -20,7 +20,7 @@ namespace {
 using nlohmann::json;
 
 struct ArrayArguments {
-  std::string path, device;
+  std::string path, device, with;
   double timeout = 0;
   bool re_add = false;
 };
@@ -127,6 +127,7 @@ void add_array(CLI::App& app, Session& session) {
     command->callback([arguments, &session, request = fmt::format("array.{}", name)] {
       json body{{"device", arguments->device}};
       if (arguments->re_add) body["re_add"] = true;
+      if (!arguments->with.empty()) body["with"] = arguments->with;
       send(session, arguments->path, request, std::move(body));
     });
     return command;
@@ -135,6 +136,8 @@ void add_array(CLI::App& app, Session& session) {
   on_device("remove", "take a faulty member or a spare away");
   on_device("add", "add a device: a spare, or a former member that comes back")
       ->add_flag("--re-add", arguments->re_add, "only as a former member, by the bitmap");
+  on_device("replace", "have a spare take over from a member, which serves meanwhile")
+      ->add_option("--with", arguments->with, "the spare; default: any, as soon as there is one");
   const auto plain = [&](const char* name, const char* help) {
     add_one(*array, session, arguments, name, help)
         ->callback([arguments, &session, request = fmt::format("array.{}", name)] {

@@ -49,6 +49,14 @@ Result<json> add(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> replace(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  VOLFS_TRY_ASSIGN(const std::string device, fields.text("device"));
+  VOLFS_TRY_ASSIGN(const std::string with, fields.text_or("with", ""));
+  VOLFS_TRY(target.array->replace(device, with));
+  return json();
+}
+
 template <Status (md::Array::*work)()>
 Result<json> start(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
@@ -98,6 +106,7 @@ constexpr std::array array_rows{
     RequestType{"array.fail", "array:name,device:name", on_member<&md::Array::fail>},
     RequestType{"array.remove", "array:name,device:name", on_member<&md::Array::remove>},
     RequestType{"array.add", "array:name,device:name,re_add:flag?", add},
+    RequestType{"array.replace", "array:name,device:name,with:name?", replace},
     RequestType{"array.check", "array:name", start<&md::Array::check>},
     RequestType{"array.repair", "array:name", start<&md::Array::repair>},
     RequestType{"array.idle", "array:name", idle},

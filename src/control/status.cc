@@ -36,6 +36,8 @@ json array_of(const md::ArrayStatus& s) {
                 {"write_mostly", m.write_mostly},
                 {"read_errors", m.read_errors}};
     if (m.slot) member["slot"] = *m.slot;
+    if (m.replacement) member["replacement"] = true;
+    if (m.to_replace) member["to_replace"] = true;
     members.push_back(std::move(member));
   }
   json sync{{"action", md::sync_action_name(s.sync.action)}, {"pending", s.sync.pending}};

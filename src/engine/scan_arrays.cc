@@ -127,7 +127,7 @@ config::Array ArrayGroup::definition(const std::vector<FoundMember>& members) co
     const bool in_slot = found.state == State::in_sync || found.state == State::recovering;
     if (in_slot && array.devices[*found.slot].missing) {
       put(array.devices[*found.slot], found);
-    } else if (in_slot || found.state == State::spare) {
+    } else if (in_slot || found.state == State::spare || found.state == State::replacement) {
       // Two in one slot are refused by assembly, which says so.
       put(array.spares.emplace_back(), found);
     }
@@ -179,7 +179,7 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
       notes.push_back(
           fmt::format("{}, slot {}, has not been recovered to the end", m.device, *m.slot));
     else if (m.state == State::replacement)
-      notes.push_back(fmt::format("{} is left out: it was to replace the member of slot {}",
+      notes.push_back(fmt::format("{} is to replace the member of slot {}, which has not ended",
                                   m.device, *m.slot));
   }
   if (a.geometry.level > 0 && a.resync_offset != md::all_in_sync)

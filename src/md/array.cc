@@ -189,7 +189,7 @@ Status Array::fail(std::string_view device) {
   std::unique_lock lock(c.mutex);
   VOLFS_TRY_ASSIGN(Member * member, find_member(device));
   if (member->faulty) return {};
-  if (member->slot != no_slot && c.shared.slots[member->slot].in_sync()) {
+  if (member->slot < c.shared.disks() && c.shared.slots[member->slot].in_sync()) {
     SlotSet missing = c.shared.missing();
     missing[member->slot] = true;
     if (!survives(c.shared.geometry, missing))
@@ -224,6 +224,27 @@ Status Array::remove(std::string_view device) {
   c.note(true);
   c.sync->wake();
   return c.commit(lock);
+}
+
+Status Array::replace(std::string_view device, std::string_view with) {
+  Core& c = *core_;
+  if (c.read_only) return fail_sys(EROFS, name());
+  if (!c.redundant) return fail_invalid(name() + ": the level has no redundancy");
+  const std::lock_guard lock(c.mutex);
+  VOLFS_TRY_ASSIGN(Member * member, find_member(device));
+  if (member->slot >= c.shared.disks() || member->faulty || !c.shared.slots[member->slot].in_sync())
+    return volfs::fail(Error::make(
+        EBUSY,
+        fmt::format("{}: {} is not in sync: only such a member can be replaced", name(), device)));
+  if (!with.empty()) {
+    VOLFS_TRY_ASSIGN(Member * spare, find_member(with));
+    if (!spare->spare())
+      return fail_invalid(fmt::format("{}: {} is no spare: add it first", name(), with));
+    spare->reserved_for = member->slot;
+  }
+  member->to_replace = true;
+  c.sync->wake();
+  return {};
 }
 
 Status Array::add(BlockDevice& device) {

@@ -24,8 +24,10 @@ struct Array::Member {
   BlockDevice* device = nullptr;    // holds the data
   BlockDevice* metadata = nullptr;  // holds the superblock; with md the same
   MemberMetadata sb;                // sb.array is set when it is written
-  uint32_t slot = no_slot;
-  uint64_t arrival = 0;  // when it came; md lists who came last first
+  uint32_t slot = no_slot;          // index in Members::slots: beyond the slots it replaces another
+  bool to_replace = false;          // a spare is to take its place
+  uint32_t reserved_for = no_slot;  // of a spare: the slot whose member it is to replace
+  uint64_t arrival = 0;             // when it came; md lists who came last first
   bool faulty = false;
   uint64_t written_events = 0;
   uint64_t recovered = 0;    // what is on disk of Slot::recovered
@@ -191,6 +193,10 @@ class SyncEngine {
   std::optional<Run> choose() const;  // the core's mutex is held
   bool fill_slots(std::unique_lock<Mutex>& lock);
   bool can_fill() const;
+  bool may_take_over(uint32_t slot) const;
+  Array::Member* spare_for(uint32_t slot) const;
+  void let_replacements_take_over();
+  void begin_replacements();
   void carry_out(std::unique_lock<Mutex>& lock, const Run& run);
   bool interrupted(const Run& run) const;
   bool checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint64_t position);

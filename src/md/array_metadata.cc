@@ -87,7 +87,7 @@ void Array::Core::note(bool devices) {
 bool Array::Core::fail_locked(Member& member) {
   if (member.faulty) return !failed.load();
   if (member.slot != no_slot) {
-    if (shared.slots[member.slot].in_sync()) {
+    if (!shared.is_replacement(member.slot) && shared.slots[member.slot].in_sync()) {
       SlotSet missing = shared.missing();
       missing[member.slot] = true;
       if (!survives(shared.geometry, missing)) {
@@ -226,7 +226,7 @@ Status Array::Core::flush_members() {
   IoBatch batch;
   {
     const std::lock_guard lock(mutex);
-    for (uint32_t i = 0; i < shared.geometry.raid_disks; ++i)
+    for (uint32_t i = 0; i < shared.slots.size(); ++i)
       if (shared.slots[i].present()) {
         batch.flush(*shared.slots[i].device);
         slots.push_back(i);
@@ -260,7 +260,8 @@ Status Array::Core::commit(std::unique_lock<Mutex>& lock) {
   return {};
 }
 
-// 0.90 numbers active members by their slot, the others after these.
+// 0.90 numbers active members by their slot, the others after these; a replacement is a spare to
+// it.
 void Array::Core::number_members() {
   const uint32_t disks = shared.geometry.raid_disks;
   if (!format->numbers_by_slot()) {
@@ -270,7 +271,7 @@ void Array::Core::number_members() {
     for (const auto& m : members)
       array.roles[m->sb.dev_number] = m->faulty            ? role_faulty
                                       : m->slot == no_slot ? role_spare
-                                                           : static_cast<uint16_t>(m->slot);
+                                                           : static_cast<uint16_t>(m->slot % disks);
     return;
   }
   array.roles.assign(max_devices(array.version), role_spare);
@@ -278,7 +279,7 @@ void Array::Core::number_members() {
   uint32_t next = disks;
   std::vector<bool> filled(disks);
   for (const auto& m : members) {
-    const bool active = m->slot != no_slot && !m->faulty && shared.slots[m->slot].in_sync();
+    const bool active = m->slot < disks && !m->faulty && shared.slots[m->slot].in_sync();
     uint32_t number = active ? m->slot : next;
     if (!active && number >= devices.size()) continue;
     if (!active) ++next;
@@ -318,6 +319,7 @@ MemberMetadata Array::Core::described(const Member& member) const {
   sb.array = array;
   sb.recovery_offset.reset();
   sb.recovery_by_bitmap = false;
+  sb.replacement = !member.faulty && shared.is_replacement(member.slot);
   sb.bad_blocks = !bad_ranges(member).empty();
   if (member.slot != no_slot && !member.faulty && !shared.slots[member.slot].in_sync()) {
     sb.recovery_offset = member.recovered;

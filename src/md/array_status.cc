@@ -78,6 +78,7 @@ std::string members_text(const ArrayStatus& s) {
       text += "(F)";
     else if (!m.slot)
       text += "(S)";
+    if (m.replacement) text += "(R)";
   }
   return text;
 }
@@ -115,7 +116,9 @@ ArrayStatus Array::status() const {
   for (const Member* m : order) {
     MemberStatus member{m->device->name(),  m->sb.dev_number,   std::nullopt,
                         MemberState::spare, m->sb.write_mostly, m->all_read_errors};
-    if (m->slot != no_slot) member.slot = m->slot;
+    if (m->slot != no_slot) member.slot = m->slot % c.shared.disks();
+    member.replacement = c.shared.is_replacement(m->slot);
+    member.to_replace = m->to_replace;
     if (m->faulty)
       member.state = MemberState::faulty;
     else if (m->slot != no_slot)

@@ -75,6 +75,7 @@ class Assembler {
     BlockDevice* device;
     MemberMetadata sb;
     uint16_t role = role_spare;  // by the freshest superblock
+    uint32_t slot = no_slot;     // index in Members::slots
     bool stale = false;
     // A member that was taken out looks like a spare to the others, but not to itself.
     bool spare() const { return role == role_spare && (!stale || sb.role() == role_spare); }
@@ -85,7 +86,11 @@ class Assembler {
   void find_roles();
   Status place();
   Status add_members();
-  void force_stale(std::vector<int>& slots);
+  void force_stale();
+  void use_replacements(bool whole);
+  Status check_replacements() const;
+  const Candidate* in_slot(uint32_t slot) const;
+  SlotSet missing() const;
   Status check_dirty();
   Status make_personality();
   void order_arrivals();
@@ -108,6 +113,10 @@ Status Assembler::read_all() {
         return fail_invalid(fmt::format("{} is given twice", devices_[i]->name()));
     VOLFS_TRY_ASSIGN(auto sb, scan(*devices_[i]));
     if (!sb) return fail_invalid(fmt::format("{} bears no md superblock", devices_[i]->name()));
+    // That it has all is recorded, only not yet that it is in sync.
+    if (sb->recovery_offset && !sb->recovery_by_bitmap &&
+        *sb->recovery_offset >= sb->array.member_size)
+      sb->recovery_offset.reset();
     found_.push_back({devices_[i], std::move(*sb)});
   }
   if (found_.empty()) return fail_invalid("no members are given");
@@ -155,12 +164,6 @@ Status Assembler::check_supported() const {
     return fail(
         Error::make(ENOTSUP, "the partial parity log is not supported: assemble read-only"));
   for (const Candidate& c : found_)
-    if (c.sb.replacement && c.sb.array.events + 1 >= a.events)
-      return fail(Error::make(
-          ENOTSUP, fmt::format("{} is to replace another member, which was begun and has not "
-                               "ended: not supported for writing: assemble read-only",
-                               c.device->name())));
-  for (const Candidate& c : found_)
     if (c.device->read_only())
       return fail(
           Error::make(EROFS, fmt::format("{} is read-only: assemble read-only", c.device->name())));
@@ -189,49 +192,79 @@ std::string Assembler::slots_text(const SlotSet& set) const {
   return text;
 }
 
+const Assembler::Candidate* Assembler::in_slot(uint32_t slot) const {
+  const auto found = std::find_if(found_.begin(), found_.end(),
+                                  [slot](const Candidate& c) { return c.slot == slot; });
+  return found == found_.end() ? nullptr : &*found;
+}
+
+SlotSet Assembler::missing() const {
+  SlotSet set;
+  for (uint32_t s = 0; s < disks(); ++s) {
+    const Candidate* c = in_slot(s);
+    set[s] = !c || c->sb.recovery_offset;
+  }
+  return set;
+}
+
 // With force: the least stale ones first, until it is enough.
-void Assembler::force_stale(std::vector<int>& slots) {
-  std::vector<size_t> order;
-  for (size_t i = 0; i < found_.size(); ++i)
-    if (found_[i].stale) order.push_back(i);
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return found_[a].sb.array.events > found_[b].sb.array.events;
+void Assembler::force_stale() {
+  std::vector<Candidate*> order;
+  for (Candidate& c : found_)
+    if (c.stale) order.push_back(&c);
+  std::sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
+    return a->sb.array.events > b->sb.array.events;
   });
-  for (const size_t i : order) {
-    SlotSet missing;
-    for (uint32_t s = 0; s < disks(); ++s)
-      missing[s] = slots[s] < 0 || found_[static_cast<size_t>(slots[s])].sb.recovery_offset;
-    if (survives(fresh_->sb.array.geometry, missing)) return;
-    const uint16_t own = found_[i].sb.role();
-    if (own >= disks() || slots[own] >= 0) continue;
-    log_warning("{}: forcing {} into slot {}", o_.name, found_[i].device->name(), own);
-    slots[own] = static_cast<int>(i);
-    found_[i].stale = false;
-    found_[i].role = own;
+  for (Candidate* c : order) {
+    if (survives(fresh_->sb.array.geometry, missing())) return;
+    const uint16_t own = c->sb.role();
+    if (own >= disks() || in_slot(own) || c->sb.replacement) continue;
+    log_warning("{}: forcing {} into slot {}", o_.name, c->device->name(), own);
+    c->slot = c->role = own;
+    c->stale = false;
   }
 }
 
-Status Assembler::place() {
-  const ArrayMetadata& a = fresh_->sb.array;
-  std::vector<int> slots(disks(), -1);
-  for (size_t i = 0; i < found_.size(); ++i) {
-    const Candidate& c = found_[i];
-    if (c.stale || c.role >= disks() || c.sb.replacement) continue;
-    if (slots[c.role] >= 0)
-      return fail_invalid(fmt::format("{} and {} both are slot {}", c.device->name(),
-                                      found_[static_cast<size_t>(slots[c.role])].device->name(),
-                                      c.role));
-    slots[c.role] = static_cast<int>(i);
+// Where nobody is to be replaced any more, those that were to do it are the members. WHOLE: only
+// those that hold all that the others did.
+void Assembler::use_replacements(bool whole) {
+  for (Candidate& c : found_) {
+    if (c.slot == no_slot || c.slot < disks() || in_slot(c.slot - disks())) continue;
+    if (!whole || !c.sb.recovery_offset) c.slot -= disks();
   }
-  if (o_.force) force_stale(slots);
-  SlotSet missing;
-  for (uint32_t s = 0; s < disks(); ++s)
-    missing[s] = slots[s] < 0 || found_[static_cast<size_t>(slots[s])].sb.recovery_offset;
-  if (!survives(a.geometry, missing)) {
+}
+
+Status Assembler::check_replacements() const {
+  for (const Candidate& c : found_) {
+    if (c.slot == no_slot || c.slot < disks()) continue;
+    const Candidate& replaced = *in_slot(c.slot - disks());
+    if (replaced.sb.recovery_offset)
+      return fail_invalid(
+          fmt::format("{} is to replace {}, which is not in sync itself: leave one of them out",
+                      c.device->name(), replaced.device->name()));
+  }
+  return {};
+}
+
+Status Assembler::place() {
+  for (Candidate& c : found_) {
+    if (c.stale || c.role >= disks()) continue;
+    const uint32_t slot = c.sb.replacement ? disks() + c.role : c.role;
+    if (const Candidate* other = in_slot(slot))
+      return fail_invalid(fmt::format("{} and {} both {} slot {}", c.device->name(),
+                                      other->device->name(), c.sb.replacement ? "replace" : "are",
+                                      c.role));
+    c.slot = slot;
+  }
+  use_replacements(true);
+  if (o_.force) force_stale();
+  use_replacements(false);
+  VOLFS_TRY(check_replacements());
+  if (const SlotSet gone = missing(); !survives(fresh_->sb.array.geometry, gone)) {
     const bool stale = std::any_of(found_.begin(), found_.end(), [](auto& c) { return c.stale; });
     return fail(Error::make(
         EIO, fmt::format("too few members: {} of {} slots are missing or not in sync ({}){}",
-                         missing.count(), disks(), slots_text(missing),
+                         gone.count(), disks(), slots_text(gone),
                          stale ? "; force would use members that are out of date" : "")));
   }
   return add_members();
@@ -243,8 +276,7 @@ Status Assembler::add_members() {
   Array::Core& c = core();
   std::vector<const Candidate*> order;
   for (const Candidate& from : found_)
-    if (!from.sb.replacement && (from.spare() || (!from.stale && from.role < disks())))
-      order.push_back(&from);
+    if (from.spare() || from.slot != no_slot) order.push_back(&from);
   std::stable_sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
     if (!a->spare() || !b->spare()) return b->spare() && !a->spare();
     return a->sb.array.events > b->sb.array.events;
@@ -268,7 +300,7 @@ Status Assembler::add_members() {
     member->by_bitmap = from->sb.recovery_by_bitmap;
     VOLFS_TRY(Array::Core::read_bad_blocks(*member));
     if (!from->spare())
-      c.attach(*member, from->role, from->sb.recovery_offset.value_or(all_in_sync));
+      c.attach(*member, from->slot, from->sb.recovery_offset.value_or(all_in_sync));
     c.members.push_back(std::move(member));
   }
   return {};

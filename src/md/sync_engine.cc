@@ -82,13 +82,35 @@ bool SyncEngine::wait(TimePoint deadline) {
   });
 }
 
+// Whether members have to change places.
 bool SyncEngine::can_fill() const {
-  const bool spare = std::any_of(core_.members.begin(), core_.members.end(),
-                                 [](const auto& m) { return m->spare(); });
-  if (!spare) return false;
-  for (const Slot& slot : core_.shared.slots)
-    if (!slot.present()) return true;
+  const Members& shared = core_.shared;
+  for (uint32_t i = 0; i < shared.disks(); ++i) {
+    if (may_take_over(i)) return true;
+    const Array::Member* member = core_.member_of(i);
+    const bool vacant =
+        !shared.slots[i].present() ||
+        (member && member->to_replace && !shared.slots[shared.replacement_of(i)].present());
+    if (vacant && spare_for(i)) return true;
+  }
   return false;
+}
+
+// It has all that the other has, or is all that is left.
+bool SyncEngine::may_take_over(uint32_t slot) const {
+  const Slot& replacement = core_.shared.slots[core_.shared.replacement_of(slot)];
+  return replacement.present() && (!core_.shared.slots[slot].present() ||
+                                   replacement.recovered.load() >= core_.array.member_size);
+}
+
+Array::Member* SyncEngine::spare_for(uint32_t slot) const {
+  Array::Member* found = nullptr;
+  for (const auto& m : core_.members) {
+    if (!m->spare()) continue;
+    if (m->reserved_for == slot) return m.get();
+    if (m->reserved_for == no_slot && !found) found = m.get();
+  }
+  return found;
 }
 
 std::optional<SyncEngine::Run> SyncEngine::choose() const {
@@ -104,21 +126,58 @@ std::optional<SyncEngine::Run> SyncEngine::choose() const {
   return std::nullopt;
 }
 
-// Spares take the places of members that are missing or faulty.
+// As in md, who was replaced counts as faulty: it is not written any more.
+void SyncEngine::let_replacements_take_over() {
+  for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
+    if (!may_take_over(i)) continue;
+    Array::Member& replacement = *core_.member_of(core_.shared.replacement_of(i));
+    const uint64_t right = core_.shared.slots[replacement.slot].recovered.load();
+    const bool whole = right >= core_.array.member_size;
+    if (Array::Member* old = core_.member_of(i)) {
+      if (!old->faulty) core_.mark_faulty(*old);
+      core_.detach(*old);
+    }
+    core_.detach(replacement);
+    core_.attach(replacement, i, whole ? all_in_sync : right);
+    log_info("{}: {} takes over slot {}{}", core_.options.name, replacement.device->name(), i,
+             whole ? "" : ", and is recovered");
+  }
+}
+
+void SyncEngine::begin_replacements() {
+  for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
+    const Array::Member* member = core_.member_of(i);
+    const uint32_t place = core_.shared.replacement_of(i);
+    if (!member || member->faulty || !member->to_replace || core_.shared.slots[place].present())
+      continue;
+    Array::Member* spare = spare_for(i);
+    if (!spare) continue;
+    if (Array::Member* failed = core_.member_of(place)) core_.detach(*failed);
+    spare->reserved_for = no_slot;
+    core_.attach(*spare, place, 0);
+    log_info("{}: {} is to replace {} in slot {}", core_.options.name, spare->device->name(),
+             member->device->name(), i);
+  }
+}
+
+// Spares take the places of members that are missing or faulty, and replacements of those they
+// replace.
 bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
   lock.unlock();
   const std::lock_guard turn(core_.turn);
   const Array::Reconfiguration closed(core_);
   lock.lock();
-  for (uint32_t i = 0; i < core_.shared.geometry.raid_disks; ++i) {
+  let_replacements_take_over();
+  for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
     if (core_.shared.slots[i].present()) continue;
-    const auto spare = std::find_if(core_.members.begin(), core_.members.end(),
-                                    [](const auto& m) { return m->spare(); });
-    if (spare == core_.members.end()) break;
+    Array::Member* spare = spare_for(i);
+    if (!spare) continue;
     if (Array::Member* old = core_.member_of(i)) core_.detach(*old);
-    core_.attach(**spare, i, 0);
-    log_info("{}: recovery of slot {} onto {}", core_.options.name, i, (*spare)->device->name());
+    spare->reserved_for = no_slot;
+    core_.attach(*spare, i, 0);
+    log_info("{}: recovery of slot {} onto {}", core_.options.name, i, spare->device->name());
   }
+  begin_replacements();
   core_.note(true);
   return core_.commit(lock).has_value();
 }
@@ -240,6 +299,9 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
       if (member->slot == no_slot || member->faulty) continue;
       Slot& slot = core_.shared.slots[member->slot];
       if (slot.in_sync() || slot.recovered.load() < run.end) continue;
+      member->recovered = run.end;
+      // Who replaces another takes over when the gates are closed.
+      if (core_.shared.is_replacement(member->slot)) continue;
       slot.recovered.store(all_in_sync);
       member->recovered = all_in_sync;
       member->by_bitmap = false;

@@ -136,6 +136,35 @@ def test_a_member_that_fails_under_writes_is_replaced_under_writes(t):
             (t.path / f"d{i}.img").unlink()
 
 
+def test_a_member_is_replaced_while_it_serves(t):
+    lab.need_program("fio")
+    for kind in ("raid1", "raid6"):
+        words, slots, _ = KINDS[kind]
+        definition = define(t, words + ", assume_clean: true", slots, extra=1)
+        t.mount(definition, options=["rw"])
+        fresh = f"d{slots}"
+        holds("is no spare" in stderr_of(lab.VOLFS, "array", "replace", t.mnt / "a", "d1", "--with", "d0"), "refusal")
+        writer = subprocess.Popen([*FIO, f"--filename={t.mnt / 'a'}", "--do_verify=1", "--loops=3", *WAYS[1]],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        array(t, "replace", "d1")  # waits for a spare
+        equal([m["device"] for m in state(t)["array"]["members"] if m.get("to_replace")], ["d1"])
+        array(t, "add", fresh)
+        said = writer.communicate(timeout=300)[0]
+        equal(writer.returncode, 0, f"fio on {kind}: {said}")
+        in_order(t)
+        equal(state(t)["state"], "active", "state")
+        states = {m["device"]: m["state"] for m in state(t)["array"]["members"]}
+        equal((states["d1"], states[fresh]), ("faulty", "in_sync"), "states")
+        array(t, "remove", "d1")
+        kept = sha256(t.mnt / "a")
+        t.umount()
+        t.mount(*[t.path / f"d{i}.img" for i in range(slots + 1) if i != 1])
+        equal((sha256(t.mnt / "a"), state(t)["state"]), (kept, "active"), "after mounting again")
+        t.umount()
+        for i in range(slots + 1):
+            (t.path / f"d{i}.img").unlink()
+
+
 def read_direct(path, length):
     """The first bytes, past the page cache, which wants aligned memory."""
     buffer = memoryview(bytearray(length + 4 * KiB))

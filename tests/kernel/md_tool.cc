@@ -2,11 +2,12 @@
 // Works on md images in one process, for the tests that compare with Linux.
 //
 //   md_tool create LEVEL LAYOUT CHUNK VERSION bitmap|nobitmap clean|resync SLOTS IMAGE...
-//   md_tool [ro|rw] [force] IMAGE... -- OPERATION...
+//   md_tool [ro|rw] [force] [slow] IMAGE... -- OPERATION...
 //
 // LAYOUT is a name or "-"; an IMAGE of "missing" leaves the slot empty. Operations, in turn:
-// put=FILE and get=FILE (the whole array), fail=, remove=, add=IMAGE, wait, check (prints the
-// sectors that do not agree), mdstat, stop. Members are named by their paths.
+// put=FILE and get=FILE (the whole array), fail=, remove=, add=, replace=IMAGE, wait, half (lets a
+// slow sync come half the way and no further), check (prints the sectors that do not agree),
+// mdstat, size. Members are named by their paths.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -62,6 +63,18 @@ Status get(BlockDevice& device, const std::string& path) {
   return out.flush() ? Status() : Status(fail_sys(EIO, path));
 }
 
+Status go_half_way(md::Array& array) {
+  for (int i = 0; i < 3000; ++i) {
+    const md::SyncProgress progress = array.progress();
+    if (progress.size != 0 && progress.position >= progress.size / 2) {
+      array.hold_sync(true);
+      return {};
+    }
+    sleep_for(std::chrono::milliseconds(10));
+  }
+  return fail_sys(ETIMEDOUT, "no sync came half the way");
+}
+
 Status operate(md::Array& array, Images& images, const std::string& what) {
   const size_t equals = what.find('=');
   const std::string verb = what.substr(0, equals);
@@ -74,6 +87,8 @@ Status operate(md::Array& array, Images& images, const std::string& what) {
     VOLFS_TRY_ASSIGN(BlockDevice * device, images.get(value, false));
     return array.add(*device);
   }
+  if (verb == "replace") return array.replace(value, "");
+  if (verb == "half") return go_half_way(array);
   if (verb == "wait" || verb == "check") {
     if (verb == "check") VOLFS_TRY(array.check());
     if (!array.wait_sync()) return fail_sys(ETIMEDOUT, "wait");
@@ -101,6 +116,8 @@ Status work(std::vector<std::string> arguments) {
       options.read_only = arguments[i] == "ro";
     } else if (arguments[i] == "force") {
       options.force = true;
+    } else if (arguments[i] == "slow") {
+      options.sync_speed_max = 4 * MiB;
     } else {
       VOLFS_TRY_ASSIGN(BlockDevice * device, images.get(arguments[i], options.read_only));
       members.push_back(device);

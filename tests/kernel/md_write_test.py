@@ -51,6 +51,17 @@ LAYOUTS = {
 }
 
 
+REPLACED = [("raid1", "-", 2), ("raid5", "left-symmetric", 3), ("raid6", "left-symmetric", 4), ("raid10", "n2", 4)]
+# Waits for a replacement to end, then checks.
+IN_ORDER = """
+    mdadm --wait --quiet /dev/md0 || true
+    echo replaced: $(grep -c '(R)' /proc/mdstat)
+    echo check > /sys/block/md0/md/sync_action; mdadm --wait --quiet /dev/md0 || true
+    echo mismatches: $(cat /sys/block/md0/md/mismatch_cnt)
+    echo degraded: $(cat /sys/block/md0/md/degraded)
+    mdadm --stop --quiet /dev/md0"""
+
+
 def cases():
     wanted = os.environ.get("VOLFS_MD_MATRIX", "").split(",")
     if wanted == [""]:
@@ -82,16 +93,16 @@ class Interchange(unittest.TestCase):
         cls.guest.start()
         cls.addClassCleanup(cls.guest.stop)
 
-    def images(self, count):
+    def images(self, count, size=DISK):
         names = [f"disk{i}.img" for i in range(count)]
         for name in names:
-            self.empty(name)
+            self.empty(name, size)
         return names
 
-    def empty(self, name):
+    def empty(self, name, size=DISK):
         """A disk that holds what was there before: not zeros."""
         noise = random.Random(name).randbytes(64 << 10)
-        (self.share / name).write_bytes(noise * (DISK // len(noise)))
+        (self.share / name).write_bytes(noise * (size // len(noise)))
 
     def tool(self, *arguments):
         run = subprocess.run([TOOL, *arguments], cwd=self.share, capture_output=True, text=True, timeout=600)
@@ -153,6 +164,67 @@ class Interchange(unittest.TestCase):
             self.empty(name)
         self.tool("rw", *rest, "--", *[f"add={n}" for n in gone], "wait")
         self.read_by_linux(names, data, "rebuilt", True)
+
+
+    def test_what_volfs_left_half_replaced_linux_ends(self):
+        for level, layout, disks in REPLACED:
+            with self.subTest(level=level):
+                names = self.images(disks + 1, 24 * MIB)
+                old, new = names[1], names[disks]
+                self.tool("create", level, layout, "64K" if level != "raid1" else "0", "1.2", "nobitmap", "clean",
+                          str(disks), *names[:disks])
+                data = self.content(int(self.tool("ro", *names[:disks], "--", "size")), 3)
+                said = self.tool("rw", "slow", *names[:disks], "--", "put=content", f"add={new}", f"replace={old}",
+                                 "half", "mdstat")
+                self.assertIn(f"{new}[{disks}](R)", said)
+                output = self.guest.check(f"""
+                    set -- $(attach {' '.join(names)})
+                    echo 200 > /proc/sys/dev/raid/speed_limit_max; echo 100 > /proc/sys/dev/raid/speed_limit_min
+                    mdadm --assemble --run --quiet /dev/md0 $*
+                    cat /proc/mdstat; cat /sys/block/md0/md/dev-*/recovery_start
+                    cat /dev/md0 > linux
+                    echo 200000 > /proc/sys/dev/raid/speed_limit_max; echo 1000 > /proc/sys/dev/raid/speed_limit_min
+                    {IN_ORDER}""", timeout=600)
+                self.assertIn("(R)", output)
+                self.assertRegex(output, r"\n[1-9]\d*\n", "Linux begins anew")
+                self.assertIn("replaced: 0\nmismatches: 0\ndegraded: 0\n", output)
+                self.assertTrue((self.share / "linux").read_bytes() == data, "Linux reads other bytes")
+                left = [name for name in names if name != old]
+                self.tool("ro", *left, "--", "get=ours")
+                self.assertTrue((self.share / "ours").read_bytes() == data, "after the replacement")
+
+    def test_what_linux_left_half_replaced_volfs_ends(self):
+        for level, layout, disks in REPLACED:
+            with self.subTest(level=level):
+                names = self.images(disks + 1, 24 * MIB)
+                chunk = "-c64" if level != "raid1" else ""
+                layout = "" if layout == "-" else f"-p {layout}"
+                output = self.guest.check(f"""
+                    set -- $(attach {' '.join(names)})
+                    new=$(eval echo \\${disks + 1}); old=$2
+                    mdadm --create /dev/md0 --run --quiet --assume-clean -e 1.2 -l {level} {layout} {chunk} \\
+                      -n {disks} $(echo $* | cut -d' ' -f-{disks})
+                    head -c $(blockdev --getsize64 /dev/md0) /dev/urandom > content
+                    dd if=content of=/dev/md0 bs=1M conv=fsync status=none
+                    echo 3000 > /sys/block/md0/md/sync_speed_max; echo 1000 > /sys/block/md0/md/sync_speed_min
+                    mdadm --quiet /dev/md0 --add $new; mdadm --quiet /dev/md0 --replace $old --with $new
+                    while [ $(cut -d' ' -f1 /sys/block/md0/md/sync_completed) = none ]; do sleep 0.1; done
+                    sleep 2; cat /proc/mdstat
+                    echo frozen > /sys/block/md0/md/sync_action; sleep 0.5
+                    dd if=/dev/urandom of=content bs=4k count=300 seek=17 conv=notrunc status=none
+                    dd if=content of=/dev/md0 bs=1M conv=fsync status=none
+                    mdadm --stop --quiet /dev/md0; mdadm --examine $new""", timeout=600)
+                self.assertIn("(R)", output)
+                self.assertIn("Recovery Offset", output)
+                data = (self.share / "content").read_bytes()
+                old, new = names[1], names[disks]
+                self.assertIn(f"{new}[{disks}](R)", self.tool("ro", *names, "--", "get=ours", "mdstat"))
+                self.assertTrue((self.share / "ours").read_bytes() == data, "half replaced")
+                said = self.tool("rw", *names, "--", "wait", "get=ours", "mdstat", "check")
+                self.assertTrue((self.share / "ours").read_bytes() == data, "replaced")
+                self.assertIn("(F)", said)
+                self.assertIn("mismatch_cnt 0", said)
+                self.read_by_linux([name for name in names if name != old], data, "replaced", True)
 
 
 if __name__ == "__main__":

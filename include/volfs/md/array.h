@@ -62,6 +62,8 @@ struct MemberStatus {
   MemberState state = MemberState::spare;
   bool write_mostly = false;
   uint32_t read_errors = 0;  // corrected
+  bool replacement = false;  // replaces the member of its slot, which serves until that is done
+  bool to_replace = false;   // a spare replaces it, or will when there is one
 };
 
 struct SyncProgress {
@@ -111,6 +113,10 @@ class Array final : public BlockDevice {
   // slot (with a bitmap only what has changed is copied). ENOSPC if it is too small. What it
   // bore is overwritten.
   Status add(BlockDevice& device);
+  // Has the member DEVICE replaced: by the spare WITH, or ("") by any, as soon as there is one. It
+  // serves until its replacement has all that it has, and is faulty then. EINVAL if WITH is no
+  // spare, EBUSY if DEVICE is not in sync.
+  Status replace(std::string_view device, std::string_view with);
   // Only a former member whose slot is empty and whose data the bitmap covers; else EINVAL.
   Status re_add(BlockDevice& device);
 

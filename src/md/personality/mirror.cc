@@ -237,14 +237,15 @@ Status Mirror<Layout>::write(uint64_t offset, IoSpan iov, Fua fua) {
   SlotIo io(m_);
   for (uint64_t done = 0; done < length;) {
     const uint64_t piece = places(offset + done, length - done, found);
-    for (const Place& place : found) {
-      if (!m_.slots[place.slot].present()) continue;
-      uint64_t at = place.offset;
-      for_each_slice(iov, done, piece, [&](iovec slice) {
-        io.add(place.slot, at, slice.iov_base, slice.iov_len);
-        at += slice.iov_len;
-      });
-    }
+    for (const Place& place : found)
+      for (const uint32_t target : {place.slot, m_.replacement_of(place.slot)}) {
+        if (!m_.slots[target].present()) continue;
+        uint64_t at = place.offset;
+        for_each_slice(iov, done, piece, [&](iovec slice) {
+          io.add(target, at, slice.iov_base, slice.iov_len);
+          at += slice.iov_len;
+        });
+      }
     done += piece;
   }
   if (io.write(fua)) return {};
@@ -264,16 +265,9 @@ Status Mirror<Layout>::write_zeroes(uint64_t offset, uint64_t length, Unmap unma
   Places found;
   while (length > 0) {
     const uint64_t piece = places(offset, length, found);
-    for (const Place& place : found) {
-      Slot& slot = m_.slots[place.slot];
-      if (!slot.present()) continue;
-      const Status status =
-          slot.device->write_zeroes(slot.data_offset + place.offset, piece, unmap);
-      if (status)
-        m_.host->made_good(place.slot, place.offset, piece);
-      else if (!m_.host->fail_member(place.slot, status.error()))
-        return fail_sys(EIO, "");
-    }
+    for (const Place& place : found)
+      for (const uint32_t target : {place.slot, m_.replacement_of(place.slot)})
+        VOLFS_TRY(zero_member(target, place.offset, piece, unmap));
     offset += piece;
     length -= piece;
   }
@@ -323,7 +317,7 @@ Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_
 
 template <class Layout>
 Status Mirror<Layout>::recover_piece(uint32_t target, uint64_t offset, uint64_t length) {
-  const auto inverse = layout_.inverse(target, offset);
+  const auto inverse = layout_.inverse(target % m_.disks(), offset);
   if (!inverse) return {};  // holds nothing
   RangeLock::Guard guard(m_.lock, *inverse, *inverse + length);
   if (!m_.host->sync_needed(*inverse, *inverse + length)) return {};
@@ -360,7 +354,7 @@ Status Mirror<Layout>::recover_or_record(uint32_t target, uint64_t offset, uint6
 
 template <class Layout>
 Status Mirror<Layout>::recover(uint64_t position, uint64_t length) {
-  for (uint32_t i = 0; i < m_.geometry.raid_disks; ++i) {
+  for (uint32_t i = 0; i < m_.slots.size(); ++i) {
     Slot& slot = m_.slots[i];
     if (!slot.joins(position, position + length)) continue;
     VOLFS_TRY(recover_or_record(i, position, length));

@@ -2,6 +2,7 @@
 #include "personality.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <mutex>
 
 namespace volfs::md {
@@ -89,6 +90,17 @@ SlotSet Members::missing() const {
   SlotSet set;
   for (uint32_t i = 0; i < geometry.raid_disks; ++i) set[i] = !slots[i].in_sync();
   return set;
+}
+
+Status Personality::zero_member(uint32_t index, uint64_t offset, uint64_t length, Unmap unmap) {
+  Slot& slot = m_.slots[index];
+  if (!slot.present()) return {};
+  const Status status = slot.device->write_zeroes(slot.data_offset + offset, length, unmap);
+  if (status)
+    m_.host->made_good(index, offset, length);
+  else if (!m_.host->fail_member(index, status.error()))
+    return fail_sys(EIO, "");
+  return {};
 }
 
 Result<std::unique_ptr<Personality>> make_personality(Members& members) {

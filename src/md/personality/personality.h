@@ -92,18 +92,24 @@ class Host {
 
 // What array and personality share.
 struct Members {
-  explicit Members(const Geometry& g) : geometry(g), slots(g.raid_disks) {}
+  explicit Members(const Geometry& g) : geometry(g), slots(2 * g.raid_disks) {}
   const Geometry geometry;
   uint64_t member_size = 0;     // used of each; 0 for linear and raid0
   std::vector<uint64_t> sizes;  // by slot, for linear and raid0
-  std::vector<Slot> slots;      // never resized
-  bool read_only = false;       // nothing may be written, not even to correct
-  RangeLock lock;               // of the sync space
+  // By slot; then the replacements, again by slot: they are written whatever their slot is, and
+  // never read. Never resized.
+  std::vector<Slot> slots;
+  bool read_only = false;  // nothing may be written, not even to correct
+  RangeLock lock;          // of the sync space
   // Up to here (sync space) redundancy is known to agree: beyond it every reader must take the same
   // copy.
   std::atomic<uint64_t> agreed{all_in_sync};
   Host* host = nullptr;
 
+  uint32_t disks() const { return geometry.raid_disks; }
+  // The index in `slots` of who is to replace the member of SLOT.
+  uint32_t replacement_of(uint32_t slot) const { return disks() + slot; }
+  bool is_replacement(uint32_t slot) const { return slot != no_slot && slot >= disks(); }
   SlotSet missing() const;  // slots that are not in sync
   // How far from OFFSET on, at most LENGTH, each member is all bad or all good.
   uint64_t same_run(uint64_t offset, uint64_t length) const;
@@ -145,6 +151,9 @@ class Personality {
   virtual Result<SyncStep> sync(SyncKind kind, uint64_t position, uint64_t length) = 0;
 
  protected:
+  // Makes a range of a member read as zeros, if it is there; who cannot do that fails. An error:
+  // the array has failed.
+  Status zero_member(uint32_t slot, uint64_t offset, uint64_t length, Unmap unmap);
   Members& m_;
 };
 

@@ -22,15 +22,20 @@ bool Raid456::readable(uint32_t slot, const Band& band, const SlotSet& bad) cons
 }
 
 bool Raid456::kept(uint32_t slot, const Band& band) const {
-  const Slot& s = m_.slots[slot];
-  return s.present() && member_offset(band) < s.recovered.load();
+  // Who replaces it takes its place as soon as it fails.
+  for (const uint32_t index : {slot, m_.replacement_of(slot)}) {
+    const Slot& s = m_.slots[index];
+    if (s.present() && member_offset(band) < s.recovered.load()) return true;
+  }
+  return false;
 }
 
 // ---- reading without work ------------------------------------------------------------------
 
 bool Raid456::mappable(uint64_t offset, uint64_t length) const {
   bool whole = true;
-  for (const Slot& slot : m_.slots) whole = whole && slot.in_sync() && !slot.bad.any();
+  for (uint32_t i = 0; i < m_.disks(); ++i)
+    whole = whole && m_.slots[i].in_sync() && !m_.slots[i].bad.any();
   while (!whole && length > 0) {
     const auto place = layout_.map(offset);
     const uint64_t piece = std::min(length, place.length);
@@ -302,22 +307,24 @@ Result<uint64_t> Raid456::check_band(SyncKind kind, const Band& band) {
   return mismatches;
 }
 
-// Computes and writes the band of every member that is being recovered.
+bool Raid456::lacks(uint32_t index, const Band& band) const {
+  const Slot& slot = m_.slots[index];
+  return slot.present() && slot.recovered.load() < member_offset(band) + band.length;
+}
+
+// Computes and writes the band of every member that is being recovered. What a replacement needs is
+// read of whom it replaces, if it can be.
 Status Raid456::recover_band(const Band& band) {
-  SlotSet targets, bad;
-  bool any = false;
-  for (uint32_t i = 0; i < layout_.disks(); ++i) {
-    const Slot& slot = m_.slots[i];
-    targets[i] = slot.present() && slot.recovered.load() < member_offset(band) + band.length;
-    any = any || targets[i];
-  }
-  if (!any) return {};
+  SlotSet wanted, bad;
+  for (uint32_t i = 0; i < m_.slots.size(); ++i)
+    if (lacks(i, band)) wanted[i % m_.disks()] = true;
+  if (wanted.none()) return {};
   Scratch scratch;
   Blocks blocks;
-  VOLFS_TRY(load(band, targets, bad, blocks, scratch));
+  VOLFS_TRY(load(band, wanted, bad, blocks, scratch));
   SlotIo io(m_);
-  for (uint32_t i = 0; i < layout_.disks(); ++i)
-    if (targets[i]) io.add(i, member_offset(band), blocks[i], band.length);
+  for (uint32_t i = 0; i < m_.slots.size(); ++i)
+    if (lacks(i, band)) io.add(i, member_offset(band), blocks[i % m_.disks()], band.length);
   return io.write(Fua::no) ? Status() : io.settle_failures();
 }
 
@@ -328,9 +335,8 @@ Status Raid456::recover_or_record(const Band& band) {
   for (uint64_t done = 0; done < band.length; done += correction_unit) {
     const Band part{band.row, band.x + done, std::min(correction_unit, band.length - done)};
     if (recover_band(part)) continue;
-    for (uint32_t i = 0; i < layout_.disks(); ++i) {
-      const Slot& slot = m_.slots[i];
-      if (!slot.present() || slot.recovered.load() >= member_offset(part) + part.length) continue;
+    for (uint32_t i = 0; i < m_.slots.size(); ++i) {
+      if (!lacks(i, part)) continue;
       if (!m_.host->record_bad(i, member_offset(part), part.length)) return status;
     }
   }

@@ -63,6 +63,9 @@ class Raid456 final : public Personality {
   void add_writes(const WriteBand& band, SlotIo& io) const;
 
   Result<uint64_t> check_band(SyncKind kind, const Band& band);
+  // Whether recovery has yet to give the member of that index (of a slot or a replacement) the
+  // band.
+  bool lacks(uint32_t index, const Band& band) const;
   Status recover_band(const Band& band);
   Status recover_or_record(const Band& band);
 

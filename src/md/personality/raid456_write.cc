@@ -118,9 +118,9 @@ void Raid456::compute(WriteBand& w, Scratch& scratch) const {
 
 // Data are right on a member that is being recovered wherever they lie.
 void Raid456::add_writes(const WriteBand& w, SlotIo& io) const {
-  for (uint32_t i = 0; i < layout_.disks(); ++i)
-    if (w.fresh[i] && m_.slots[i].present())
-      io.add(i, member_offset(w.band), w.fresh[i], w.band.length);
+  for (uint32_t i = 0; i < m_.slots.size(); ++i)
+    if (w.fresh[i % m_.disks()] && m_.slots[i].present())
+      io.add(i, member_offset(w.band), w.fresh[i % m_.disks()], w.band.length);
 }
 
 // The rows are locked.
@@ -237,16 +237,8 @@ Status Raid456::write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
       const uint64_t rows = std::min((end - offset) / row_size, 256 * MiB / row_size + 1);
       const uint64_t at = row * layout_.chunk(), size = rows * layout_.chunk();
       RangeLock::Guard guard(m_.lock, at, at + size);
-      for (uint32_t i = 0; i < layout_.disks(); ++i) {
-        Slot& slot = m_.slots[i];
-        // Zeros are right on a member that is being recovered too, since the whole row is.
-        if (!slot.present()) continue;
-        const Status status = slot.device->write_zeroes(slot.data_offset + at, size, unmap);
-        if (status)
-          m_.host->made_good(i, at, size);
-        else if (!m_.host->fail_member(i, status.error()))
-          return fail_sys(EIO, "");
-      }
+      // Zeros are right on a member that is being recovered too, since the whole row is.
+      for (uint32_t i = 0; i < m_.slots.size(); ++i) VOLFS_TRY(zero_member(i, at, size, unmap));
       offset += rows * row_size;
       continue;
     }

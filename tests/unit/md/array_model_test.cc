@@ -55,6 +55,8 @@ class Model {
         return random_.one_in(4) ? cut_power() : write();
       case 12:
         return random_.one_in(2) ? write_together() : write();
+      case 13:
+        return random_.one_in(2) ? replace() : write();
       default:
         return random_.one_in(2) ? write() : read();
     }
@@ -204,6 +206,16 @@ class Model {
     gone_.erase(gone_.begin() + static_cast<std::ptrdiff_t>(at));
     if (random_.one_in(2) && array_->re_add(*faults_[disk])) return;
     must(array_->add(*faults_[disk]));
+  }
+  // A spare takes over from a member that is in sync.
+  void replace() {
+    if (!whole() || gone_.empty()) return read();
+    const size_t at = random_.below(gone_.size()), disk = gone_[at];
+    gone_.erase(gone_.begin() + static_cast<std::ptrdiff_t>(at));
+    must(array_->add(*faults_[disk]));
+    const auto members = in_sync_members();
+    must(array_->replace(members[random_.below(members.size())].device,
+                         random_.one_in(2) ? faults_[disk]->name() : ""));
   }
   bool whole() const {
     return array_->status().state == ArrayState::active &&
