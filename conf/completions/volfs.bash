@@ -50,7 +50,7 @@ _volfs_devices() {
 
 _volfs_options() {
   local words="ro rw allow_other allow_root hidden force writeback_cache direct_io debug
-    overlay= threads= max_background= uid= gid= mode= metadata= noauto nofail"
+    overlay= transport= threads= max_background= uid= gid= mode= metadata= noauto nofail"
   local before=
   [[ $cur != *,* ]] || before=${cur%,*},
   mapfile -t COMPREPLY < <(compgen -P "$before" -W "$words" -- "${cur##*,}")

@@ -141,4 +141,8 @@ class Thread {
   uint64_t simulated_ = 0;
 };
 
+// Keeps the calling thread on one CPU. EINVAL if it is offline or not ours. Nothing under a
+// Scheduler.
+Status stay_on_cpu(unsigned cpu);
+
 }  // namespace volfs

@@ -2,10 +2,13 @@
 #include "volfs/sync.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <atomic>
 #include <cerrno>
+#include <memory>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -167,6 +170,18 @@ void Thread::join() {
     const BlockingScope blocked;
     real_.join();
   }
+}
+
+Status stay_on_cpu(unsigned cpu) {
+  if (active()) return {};
+  const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(cpu + 1),
+                                                             [](cpu_set_t* p) { CPU_FREE(p); });
+  const size_t size = CPU_ALLOC_SIZE(cpu + 1);
+  CPU_ZERO_S(size, set.get());
+  CPU_SET_S(cpu, size, set.get());
+  if (sched_setaffinity(0, size, set.get()) != 0)
+    return fail_sys(errno, "stay on CPU " + std::to_string(cpu));
+  return {};
 }
 
 }  // namespace volfs

@@ -105,6 +105,7 @@ fuse::Options server_options(const MountRequest& request, const engine::Engine& 
   options.source = request.sources.front();
   options.options = request.options.for_kernel;
   options.read_only = engine.read_only();
+  options.transport = request.options.transport;
   options.threads = request.options.threads;
   if (request.options.max_background != 0) options.max_background = request.options.max_background;
   options.writeback_cache = request.options.writeback_cache;
@@ -176,7 +177,8 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
   }
   // Whoever unmounts reads the last word here, when the process has ended.
   const int report = memfd_create("volfs-report", MFD_CLOEXEC);
-  control::Control control(**engine, {request.mountpoint, "threads", report});
+  control::Control control(
+      **engine, {request.mountpoint, [&server] { return (*server)->transport(); }, report});
   add_info_files(**server, control);
   (*server)->set_control(
       [&control](const std::string& text, const std::function<bool()>& abandoned) {
@@ -188,6 +190,7 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
   {
     const SignalThread signals(**server, **engine);
     served = (*server)->serve([&] {
+      if (request.verbosity > 0) log_info("requests come by {}", (*server)->transport_text());
       if (launch.detached()) leave_terminal();
       notify_service_manager("READY=1");
       launch.tell(exit_done);

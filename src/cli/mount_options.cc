@@ -73,7 +73,13 @@ Result<unsigned> mode_bits(std::string_view option, std::string_view value) {
 // Options with a value: false if NAME is none of them.
 Result<bool> take_valued(std::string_view option, std::string_view name, std::string_view value,
                          MountOptions& options) {
-  if (name == "threads") {
+  if (name == "transport") {
+    if (value != "auto" && value != "ring" && value != "threads")
+      return fail_invalid(fmt::format("mount option '{}': expected auto, ring or threads", option));
+    options.transport = value == "ring"      ? fuse::Transport::ring
+                        : value == "threads" ? fuse::Transport::threads
+                                             : fuse::Transport::automatic;
+  } else if (name == "threads") {
     VOLFS_TRY_ASSIGN(options.threads, number(option, value, 1, 64));
   } else if (name == "max_background") {
     VOLFS_TRY_ASSIGN(options.max_background, number(option, value, 1, 65535));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "volfs/error.h"
+#include "volfs/fuse/server.h"
 
 namespace volfs::cli {
 
@@ -18,6 +19,7 @@ struct MountOptions {
   bool hidden = false;  // show internal devices too
   bool force = false;   // assemble what is only safe to assemble when told to
   bool debug = false;
+  fuse::Transport transport = fuse::Transport::automatic;
   unsigned threads = 0;                     // 0: chosen
   unsigned max_background = 0;              // 0: chosen
   std::optional<unsigned> metadata_seqno;   // metadata=: which copy of LVM's metadata to believe

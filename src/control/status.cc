@@ -172,7 +172,7 @@ json status_of(engine::Engine& engine, const Host& host) {
           {"mountpoint", host.mountpoint},
           {"source", engine.source()},
           {"overlay", engine.overlay() ? json(engine.overlay()->directory()) : json()},
-          {"transport", host.transport},
+          {"transport", host.transport()},
           {"read_only", engine.read_only()},
           {"devices", std::move(devices)},
           {"unavailable", std::move(unavailable)}};

@@ -73,6 +73,10 @@ class DataRequest : private IoBatch::Owner {
   // The answer, exactly once and by any thread. ERROR is an errno; COUNT the bytes moved, which
   // for a read are the first of MEMORY.
   virtual void reply(int error, size_t count) = 0;
+  // The request goes to a worker, where cancel() may have it answered while MEMORY is still in use:
+  // a transport whose memory is used anew after an answer puts other memory in its place now.
+  // False if there is none.
+  virtual bool keep_memory() { return true; }
   // The request object is no longer used: after reply(), or later when it was cancelled.
   virtual void recycle() = 0;
 

@@ -17,6 +17,7 @@
 
 #include "volfs/log.h"
 #include "volfs/units.h"
+#include "wire.h"
 
 namespace volfs::fuse {
 namespace {
@@ -290,64 +291,27 @@ bool DevTransport::serve_one(Server& self, Request*& request) {
   return true;
 }
 
-namespace {
-
-// A copy of the arguments of an operation: the memory is reused for its data.
-template <class Arguments>
-bool take_arguments(const std::byte* wire, size_t length, Arguments& out) {
-  if (length < sizeof(fuse_in_header) + sizeof out) return false;
-  std::memcpy(&out, wire + sizeof(fuse_in_header), sizeof out);
-  return true;
-}
-
-// Kernel and libfuse carry it as a number.
-File& file_of(uint64_t handle) {
-  return *reinterpret_cast<File*>(handle);
-}
-
-}  // namespace
-
 // True if REQUEST is now the file's, which recycles it.
 bool DevTransport::dispatch(Server& self, Request& request, size_t length) {
   fuse_in_header header;
   if (length < sizeof header) return false;
   std::memcpy(&header, request.wire(), sizeof header);
   request.begin(header.unique);
-  request.id = header.unique;
-  request.asker = static_cast<pid_t>(header.pid);
-  request.durable = request.whole = request.nonblocking = request.interruptible = false;
-  if (fuse_read_in read;
-      header.opcode == FUSE_READ && take_arguments(request.wire(), length, read)) {
-    request.kind = DataRequest::Kind::read;
-    request.offset = read.offset;
-    request.nonblocking = (read.flags & O_NONBLOCK) != 0;
-    request.memory = {request.data(), std::min<size_t>(read.size, max_data)};
-    file_of(read.fh).handle(request, self.context);
+  const std::span<const std::byte> arguments{request.wire() + sizeof header,
+                                             length - sizeof header};
+  const size_t received = length > write_headers ? length - write_headers : 0;
+  if (File* file =
+          take_data_request({header, arguments, {request.data(), max_data}, received}, request)) {
+    file->handle(request, self.context);
     return true;
   }
-  if (fuse_write_in write;
-      header.opcode == FUSE_WRITE && take_arguments(request.wire(), length, write)) {
-    request.kind = DataRequest::Kind::write;
-    request.offset = write.offset;
-    request.memory = {request.data(), std::min<size_t>(write.size, length - write_headers)};
-    request.durable = (write.flags & O_DSYNC) != 0;
-    // From the page cache: the kernel does not look at the count.
-    request.whole = (write.write_flags & FUSE_WRITE_CACHE) != 0;
-    file_of(write.fh).handle(request, self.context);
-    return true;
-  }
-  if (fuse_fsync_in fsync;
-      header.opcode == FUSE_FSYNC && take_arguments(request.wire(), length, fsync)) {
-    request.kind = DataRequest::Kind::flush;
-    request.memory = {};
-    file_of(fsync.fh).handle(request, self.context);
-    return true;
-  }
-  if (fuse_interrupt_in interrupt;
-      header.opcode == FUSE_INTERRUPT && take_arguments(request.wire(), length, interrupt)) {
+  if (header.opcode == FUSE_INTERRUPT && arguments.size() >= sizeof(fuse_interrupt_in)) {
+    fuse_interrupt_in interrupt;
+    std::memcpy(&interrupt, arguments.data(), sizeof interrupt);
     path_.cancel(interrupt.unique);
     return false;
   }
+  if (header.opcode == FUSE_INIT && init_seen) init_seen(arguments);
   fuse_buf buffer{};
   buffer.mem = request.wire();
   buffer.size = length;

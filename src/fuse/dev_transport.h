@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "data_path.h"
@@ -25,6 +26,9 @@ class DevTransport {
   DevTransport(fuse_session* session, int fd, DataPath& path, unsigned threads);
   // After join().
   ~DevTransport();
+
+  // Told of the arguments of INIT before libfuse is; set it before start().
+  std::function<void(std::span<const std::byte>)> init_seen;
 
   Status start();
   // Readable when the connection has ended.

@@ -22,6 +22,7 @@
 #include "mount.h"
 #include "notifier.h"
 #include "operations.h"
+#include "ring_transport.h"
 #include "volfs/log.h"
 #include "volfs/process_name.h"
 
@@ -36,6 +37,13 @@ unsigned thread_count(unsigned wanted) {
   cpu_set_t cpus;
   const int count = sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
   return static_cast<unsigned>(std::clamp(count, 2, 4));
+}
+
+// What writev(2) returns when it has written all.
+ssize_t answered_all(const iovec* iov, int count) {
+  size_t total = 0;
+  for (int i = 0; i < count; ++i) total += iov[i].iov_len;
+  return static_cast<ssize_t>(total);
 }
 
 class MountedServer final : public Server {
@@ -56,6 +64,10 @@ class MountedServer final : public Server {
   void set_control(ControlHandler handle) override;
   void set_events(engine::EventHub& hub) override;
   Status serve(const std::function<void()>& ready) override;
+  const char* transport() const override {
+    return ring_ && ring_->active() ? "io_uring" : "threads";
+  }
+  std::string transport_text() const override;
   void stop() override;
 
  private:
@@ -65,6 +77,9 @@ class MountedServer final : public Server {
   bool connected() const;
   bool unmount();
   void forget_mount();
+  void init_seen(std::span<const std::byte> arguments);
+  bool prepare_ring(const fuse_init_out& out);
+  Status begin(const std::function<void()>& ready);
   bool wait_ready(int ended_fd);
   void wait_end(int ended_fd);
 
@@ -81,6 +96,8 @@ class MountedServer final : public Server {
   int fd_ = -1;       // the connection; libfuse closes its own when it unmounts
   int stop_fd_ = -1;  // readable once stop() was called
   std::unique_ptr<DevTransport> transport_;
+  std::unique_ptr<RingTransport> ring_;  // there from INIT on, if at all
+  std::string no_ring_;                  // why not
   Notifier notifier_;
   int ready_fd_ = -1;  // readable once INIT was answered
   std::atomic<bool> init_sent_{false};
@@ -107,16 +124,43 @@ ssize_t MountedServer::send_init(const iovec* iov, int count) {
     log_debug("init: 7.{}, flags {:#x} {:#x}", out.minor, out.flags, out.flags2);
     out.flags |= FUSE_INIT_EXT;
     out.flags2 |= init_direct_io_allow_mmap;
+    if (prepare_ring(out)) out.flags2 |= init_over_io_uring;
     changed[0] = iov[0];
     changed[1] = {&out, sizeof out};
     iov = changed;
   }
   const ssize_t sent = writev(fd_, iov, count);
   if (is_init) {
+    if (ring_) sent >= 0 ? ring_->start() : ring_->give_up();
     init_sent_.store(true, std::memory_order_release);
     eventfd_write(ready_fd_, 1);
   }
   return sent;
+}
+
+void MountedServer::init_seen(std::span<const std::byte> arguments) {
+  fuse_init_in in{};
+  if (arguments.size() < sizeof in) {
+    no_ring_ = "the kernel is too old for io_uring";
+    return;
+  }
+  std::memcpy(&in, arguments.data(), sizeof in);
+  if ((in.flags & FUSE_INIT_EXT) == 0 || (in.flags2 & init_over_io_uring) == 0)
+    no_ring_ =
+        "the kernel does not offer io_uring (from 6.14 on, root can say: echo Y > "
+        "/sys/module/fuse/parameters/enable_uring)";
+}
+
+// True if requests may come by rings from here on.
+bool MountedServer::prepare_ring(const fuse_init_out& out) {
+  if (options_.transport == Transport::threads || !no_ring_.empty()) return false;
+  ring_ = std::make_unique<RingTransport>(session_, fd_);
+  const size_t pages = static_cast<size_t>(sysconf(_SC_PAGESIZE)) * out.max_pages;
+  const Status prepared = ring_->prepare(std::max<size_t>(out.max_write, pages));
+  if (prepared) return true;
+  no_ring_ = prepared.error().text();
+  ring_.reset();
+  return false;
 }
 
 Status MountedServer::mount(const std::string& mountpoint) {
@@ -146,6 +190,7 @@ Status MountedServer::mount(const std::string& mountpoint) {
   io.read = receive;
   operations_.send = [this](const iovec* iov, int count) {
     if (!init_sent_.load(std::memory_order_acquire)) return send_init(iov, count);
+    if (ring_ && ring_->answer(iov, count)) return answered_all(iov, count);
     return writev(fd_, iov, count);
   };
   fd_ = fcntl(fuse_session_fd(session_), F_DUPFD_CLOEXEC, 3);
@@ -226,6 +271,11 @@ void MountedServer::set_events(engine::EventHub& hub) {
   tree_.set_events();
 }
 
+std::string MountedServer::transport_text() const {
+  if (ring_) return fmt::format("io_uring on {} CPUs", ring_->queues());
+  return no_ring_.empty() ? "threads" : "threads: " + no_ring_;
+}
+
 void MountedServer::stop() {
   // eventfd_write is a write(2): all that a signal handler may do.
   eventfd_write(stop_fd_, 1);
@@ -251,13 +301,25 @@ void MountedServer::wait_end(int ended_fd) {
   }
 }
 
+// Requests are answered from here on. An error: not in the way that was asked for.
+Status MountedServer::begin(const std::function<void()>& ready) {
+  if (options_.transport == Transport::ring && !ring_)
+    return fail(Error::make(EOPNOTSUPP,
+                            fmt::format("{}: transport=ring: {}", options_.mountpoint, no_ring_)));
+  if (auto status = notifier_.start(session_); !status) log_warning("{}", status.error().text());
+  if (ready) ready();
+  return {};
+}
+
 Status MountedServer::serve(const std::function<void()>& ready) {
   transport_ = std::make_unique<DevTransport>(session_, fd_, path_, thread_count(options_.threads));
+  transport_->init_seen = [this](std::span<const std::byte> arguments) { init_seen(arguments); };
   VOLFS_TRY(transport_->start());
-  const bool ready_came = wait_ready(transport_->ended_fd());
-  if (ready_came) {
-    if (auto status = notifier_.start(session_); !status) log_warning("{}", status.error().text());
-    if (ready) ready();
+  Status status =
+      fail(Error::make(ECANCELED, options_.mountpoint + ": ended before it was mounted"));
+  if (wait_ready(transport_->ended_fd())) {
+    status = begin(ready);
+    if (!status) stop();
   }
   wait_end(transport_->ended_fd());
   name_process(ending_name);
@@ -265,12 +327,11 @@ Status MountedServer::serve(const std::function<void()>& ready) {
   transport_->join();
   operations_.ending.store(true);
   if (operations_.events) operations_.events->end();
+  if (ring_) ring_->join();
   workers_.drain();
   operations_.flush_written();
   unmount();
-  if (!ready_came)
-    return fail(Error::make(ECANCELED, options_.mountpoint + ": ended before it was mounted"));
-  return {};
+  return status;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ devices and processes that are gone when a test ends, however it ends.
 A test file defines functions named test_* that take a Lab, and ends with lab.main(globals()).
 Exit status: 0 passed, 77 nothing could run here (the reason is printed), 1 failed.
 """
+import atexit
 import contextlib
 import ctypes
 import hashlib
@@ -22,6 +23,7 @@ import time
 import traceback
 
 VOLFS = os.environ.get("VOLFS", "volfs")
+TRANSPORT = os.environ.get("VOLFS_TRANSPORT", "auto")  # as -o transport= takes it, for every mount
 SEED = int(os.environ.get("VOLFS_SEED", str(random.SystemRandom().randrange(1 << 31))))
 KiB, MiB = 1 << 10, 1 << 20
 libc = ctypes.CDLL(None, use_errno=True)
@@ -57,6 +59,24 @@ def need_program(*names):
     for name in names:
         if not shutil.which(name):
             raise Skip(f"{name} is not installed")
+
+
+RING_SWITCH = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
+
+
+def offer_ring():
+    """Sees to it that the kernel offers io_uring to new mounts, until this process ends."""
+    if not RING_SWITCH.exists():
+        raise Skip("this kernel has no FUSE over io_uring (from 6.14 on), or the module fuse is not loaded")
+    if RING_SWITCH.read_text().strip() == "Y":
+        return
+    if os.geteuid() != 0:
+        raise Skip(f"FUSE over io_uring is off, and only root can say: echo Y > {RING_SWITCH}")
+    try:
+        RING_SWITCH.write_text("Y")
+    except OSError as error:
+        raise Skip(f"{RING_SWITCH}: {error.strerror}") from None
+    atexit.register(RING_SWITCH.write_text, "N")
 
 
 def run(*command, status=0, input=None, timeout=300, **options):
@@ -183,7 +203,7 @@ class Lab:
         """`volfs mount`; unmounted at the end of the test if it still is mounted."""
         mnt = mnt or self.mnt
         command = [VOLFS, "mount", *sources, mnt]
-        for option in options:
+        for option in (f"transport={TRANSPORT}", *options):
             command += ["-o", option]
         run(*command, **user)
         self.cleanup.callback(self.take_off, mnt, **user)
@@ -242,6 +262,8 @@ def main(names):
         lab = None
         try:
             need_fuse()
+            if TRANSPORT == "ring":
+                offer_ring()
             lab = Lab()
             test(lab)
             passed += 1

@@ -17,8 +17,9 @@ namespace volfs::control {
 // What only the process of a mount knows.
 struct Host {
   std::string mountpoint;
-  std::string transport;  // how requests reach it: "threads", "io_uring"
-  int report_fd = -1;     // file that will hold the last word of the daemon; -1: none
+  // How requests reach it: "threads", "io_uring".
+  std::function<const char*()> transport = [] { return ""; };
+  int report_fd = -1;  // file that will hold the last word of the daemon; -1: none
 };
 
 class Control {

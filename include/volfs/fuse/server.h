@@ -20,12 +20,20 @@ struct InfoFile {
   std::function<Result<std::string>()> content;  // any thread; may wait
 };
 
+// How requests reach the server.
+enum class Transport {
+  automatic,  // by io_uring where that can be had
+  ring,       // by io_uring, or the mount fails
+  threads     // by threads that read /dev/fuse
+};
+
 struct Options {
   std::string mountpoint;
   std::string source = "volfs";      // what /proc/mounts shows as the device
   std::vector<std::string> options;  // for the kernel and fusermount3: "allow_other", "ro", ...
   bool read_only = false;
-  unsigned threads = 0;  // that serve requests; 0: chosen by the number of CPUs
+  Transport transport = Transport::automatic;
+  unsigned threads = 0;  // that read /dev/fuse; 0: chosen by the number of CPUs
   unsigned max_background = 64;
   bool writeback_cache = false;
   bool direct_io = false;  // every open bypasses the page cache (no mmap shared)
@@ -60,6 +68,10 @@ class Server {
   // Serves until it is unmounted or stop() is called; READY is called once requests are answered.
   // At return every request has been answered and no thread of the server runs.
   virtual Status serve(const std::function<void()>& ready) = 0;
+  // How requests come, once serve() is ready: "io_uring" or "threads". Any thread.
+  virtual const char* transport() const = 0;
+  // The same for people, with the reason why it is not io_uring.
+  virtual std::string transport_text() const = 0;
   // Any thread or signal handler: unmounts and lets serve() return.
   virtual void stop() = 0;
 };

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <deque>
 #include <mutex>
+#include <string_view>
 
 namespace volfs::test {
 
@@ -91,6 +92,9 @@ Mounted::Mounted(fuse::Options options)
       options_(std::move(options)) {
   options_.mountpoint = directory_;
   options_.source = "a test, of files";
+  const char* transport = std::getenv("VOLFS_TRANSPORT");
+  const bool ring = transport && std::string_view(transport) == "ring";
+  options_.transport = ring ? fuse::Transport::ring : fuse::Transport::threads;
 }
 
 void Mounted::start() {
