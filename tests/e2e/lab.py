@@ -202,6 +202,8 @@ class Lab:
     def mount(self, *sources, mnt=None, options=(), **user):
         """`volfs mount`; unmounted at the end of the test if it still is mounted."""
         mnt = mnt or self.mnt
+        if TRANSPORT == "ring":
+            offer_ring()
         command = [VOLFS, "mount", *sources, mnt]
         for option in (f"transport={TRANSPORT}", *options):
             command += ["-o", option]
