@@ -247,7 +247,7 @@ void DataPath::unlink(DataRequest& request) {
 }
 
 void DataPath::to_worker(DataRequest& request) {
-  if (!request.keep_memory()) return request.finish(ENOMEM, 0);
+  if (const int error = request.about_to_wait(); error != 0) return request.finish(error, 0);
   request.file_->hold();
   link(request);
   workers_.submit(&request.file_->volume(), [&request] {

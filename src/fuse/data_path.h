@@ -74,9 +74,9 @@ class DataRequest : private IoBatch::Owner {
   // for a read are the first of MEMORY.
   virtual void reply(int error, size_t count) = 0;
   // The request goes to a worker, where cancel() may have it answered while MEMORY is still in use:
-  // a transport whose memory is used anew after an answer puts other memory in its place now.
-  // False if there is none.
-  virtual bool keep_memory() { return true; }
+  // a transport whose memory is used anew after an answer puts other memory in its place now. An
+  // errno to answer at once instead.
+  virtual int about_to_wait() { return 0; }
   // The request object is no longer used: after reply(), or later when it was cancelled.
   virtual void recycle() = 0;
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "killed.h"
 #include "ring_queue.h"
 #include "volfs/units.h"
 
@@ -33,13 +34,16 @@ void RingRequest::recycle() {
 }
 
 // What cancel() answers early is a read or has no memory; a queued write is not begun any more.
-bool RingRequest::keep_memory() {
-  if (kind != Kind::read || memory.empty()) return true;
+int RingRequest::about_to_wait() {
+  // The kernel sends no interrupt if the asker was killed before its request was given to us (Linux
+  // 6.14 to 6.18): nobody would cancel it.
+  if (was_killed(asker)) return EINTR;
+  if (kind != Kind::read || memory.empty()) return 0;
   const size_t size = round_up(memory.size(), page);
   kept_.reset(static_cast<std::byte*>(std::aligned_alloc(page, size)));
-  if (!kept_) return false;
+  if (!kept_) return ENOMEM;
   memory = {kept_.get(), memory.size()};
-  return true;
+  return 0;
 }
 
 void RingRequest::reply(int error, size_t count) {

@@ -40,7 +40,7 @@ class RingRequest final : public DataRequest {
 
   void reply(int error, size_t count) override;
   void recycle() override;
-  bool keep_memory() override;
+  int about_to_wait() override;
 
  private:
   enum class Use : uint8_t { free, busy, left };

@@ -22,7 +22,7 @@ struct InfoFile {
 
 // How requests reach the server.
 enum class Transport {
-  automatic,  // by io_uring where that can be had
+  automatic,  // as seems best: by threads, as yet
   ring,       // by io_uring, or the mount fails
   threads     // by threads that read /dev/fuse
 };
