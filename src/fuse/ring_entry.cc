@@ -15,10 +15,10 @@
 namespace volfs::fuse {
 namespace {
 
-constexpr size_t page = 4096;
+constexpr size_t entry_page = 4096;
 // Before the payload there is room to put header and arguments, for libfuse.
 constexpr size_t most_headers = sizeof(fuse_in_header) + sizeof(RingHeader::arguments);
-static_assert(sizeof(RingHeader) + most_headers <= page);
+static_assert(sizeof(RingHeader) + most_headers <= entry_page);
 
 }  // namespace
 
@@ -39,8 +39,8 @@ int RingRequest::about_to_wait() {
   // 6.14 to 6.18): nobody would cancel it.
   if (was_killed(asker)) return EINTR;
   if (kind != Kind::read || memory.empty()) return 0;
-  const size_t size = round_up(memory.size(), page);
-  kept_.reset(static_cast<std::byte*>(std::aligned_alloc(page, size)));
+  const size_t size = round_up(memory.size(), entry_page);
+  kept_.reset(static_cast<std::byte*>(std::aligned_alloc(entry_page, size)));
   if (!kept_) return ENOMEM;
   memory = {kept_.get(), memory.size()};
   return 0;
@@ -63,7 +63,7 @@ void RingRequest::reply(int error, size_t count) {
 }
 
 std::unique_ptr<RingEntry> RingEntry::make(RingQueue& queue, RingLane& lane, size_t payload) {
-  void* const memory = mmap(nullptr, page + payload, PROT_READ | PROT_WRITE,
+  void* const memory = mmap(nullptr, entry_page + payload, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   return std::unique_ptr<RingEntry>(
@@ -73,12 +73,12 @@ std::unique_ptr<RingEntry> RingEntry::make(RingQueue& queue, RingLane& lane, siz
 RingEntry::RingEntry(RingQueue& queue, RingLane& lane, std::byte* memory, size_t payload)
     : queue_(queue),
       lane_(lane),
-      memory_{{memory, sizeof(RingHeader)}, {memory + page, payload}},
+      memory_{{memory, sizeof(RingHeader)}, {memory + entry_page, payload}},
       request_(new RingRequest(*this)) {}
 
 RingEntry::~RingEntry() {
   if (request_->begin_or_leave()) delete request_;
-  munmap(memory_[0].iov_base, page + memory_[1].iov_len);
+  munmap(memory_[0].iov_base, entry_page + memory_[1].iov_len);
 }
 
 bool RingEntry::take(fuse_in_header& in) {
