@@ -247,7 +247,10 @@ void DataPath::unlink(DataRequest& request) {
 }
 
 void DataPath::to_worker(DataRequest& request) {
-  if (const int error = request.about_to_wait(); error != 0) return request.finish(error, 0);
+  if (const int error = request.about_to_wait(); error != 0) {
+    request.file_->volume().counters().drop();
+    return request.finish(error, 0);
+  }
   request.file_->hold();
   link(request);
   workers_.submit(&request.file_->volume(), [&request] {
