@@ -124,7 +124,9 @@ void RingTransport::process(RingEntry& entry) {
   fuse_buf buffer{};
   buffer.mem = all.data();
   buffer.size = all.size();
+  set_request_in_hand(entry.unique());
   fuse_session_process_buf(session_, &buffer);
+  set_request_in_hand(0);
 }
 
 bool RingTransport::answer(const iovec* iov, int count) {
