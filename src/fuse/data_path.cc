@@ -229,15 +229,20 @@ void DataPath::finish(DataRequest& request, const Status& status) {
 }
 
 void DataPath::link(DataRequest& request) {
+  const bool interrupted =
+      interrupts_get_lost.load(std::memory_order_relaxed) &&
+      (request.interruptible ? was_signalled(request.asker) : was_killed(request.asker));
   const std::lock_guard lock(mutex_);
   request.state_ = DataRequest::State::queued;
   request.previous_ = nullptr;
   request.next_ = waiting_;
   if (waiting_) waiting_->previous_ = &request;
   waiting_ = &request;
+  if (interrupted) return end_early(request);
   if (next_overtook_ == 0 || request.id == 0) return;
-  if (std::find(overtook_.begin(), overtook_.end(), request.id) != overtook_.end())
-    interrupt(request);
+  if (std::find(overtook_.begin(), overtook_.end(), request.id) != overtook_.end() &&
+      is_to_end(request))
+    end_early(request);
 }
 
 void DataPath::unlink(DataRequest& request) {
@@ -247,10 +252,7 @@ void DataPath::unlink(DataRequest& request) {
 }
 
 void DataPath::to_worker(DataRequest& request) {
-  if (const int error = request.about_to_wait(); error != 0) {
-    request.file_->volume().counters().drop();
-    return request.finish(error, 0);
-  }
+  if (!request.about_to_wait()) return finish(request, fail_sys(ENOMEM, "memory for a request"));
   request.file_->hold();
   link(request);
   workers_.submit(&request.file_->volume(), [&request] {
@@ -316,15 +318,18 @@ void DataPath::cancel(uint64_t id) {
   const std::lock_guard lock(mutex_);
   DataRequest* request = waiting_;
   while (request && request->id != id) request = request->next_;
-  if (request)
-    interrupt(*request);
-  else
-    overtook_[next_overtook_++ % overtook_.size()] = id;
+  if (request && is_to_end(*request)) return end_early(*request);
+  if (!request) overtook_[next_overtook_++ % overtook_.size()] = id;
 }
 
-// With mutex_ held. Signals that do not end the program do not end its I/O either, as on a disk.
-void DataPath::interrupt(DataRequest& request) {
-  if (!request.interruptible && !was_killed(request.asker)) return;
+// Of a request whose asker was interrupted: signals that do not end the program do not end its I/O
+// either, as on a disk.
+bool DataPath::is_to_end(const DataRequest& request) {
+  return request.interruptible || was_killed(request.asker);
+}
+
+// With mutex_ held.
+void DataPath::end_early(DataRequest& request) {
   using State = DataRequest::State;
   if (request.state_ == State::queued ||
       (request.state_ == State::running && harmless(request.kind))) {

@@ -74,9 +74,9 @@ class DataRequest : private IoBatch::Owner {
   // for a read are the first of MEMORY.
   virtual void reply(int error, size_t count) = 0;
   // The request goes to a worker, where cancel() may have it answered while MEMORY is still in use:
-  // a transport whose memory is used anew after an answer puts other memory in its place now. An
-  // errno to answer at once instead.
-  virtual int about_to_wait() { return 0; }
+  // a transport whose memory is used anew after an answer puts other memory in its place now. False
+  // if there is none.
+  virtual bool about_to_wait() { return true; }
   // The request object is no longer used: after reply(), or later when it was cancelled.
   virtual void recycle() = 0;
 
@@ -162,6 +162,9 @@ class DataPath {
   // Whether a parked request was cancelled, and only waits for unpark.
   bool was_cancelled(const DataRequest& request);
   WorkerPool& workers() { return workers_; }
+  // Set if the kernel may keep to itself that the asker was interrupted before its request came to
+  // us, as by io_uring: then its signals are looked at when it is to wait.
+  std::atomic<bool> interrupts_get_lost{false};
   // Told, by any thread, after the last close of a volume whose size the kernel has wrong.
   std::function<void(const engine::Volume&)> wrong_size;
 
@@ -176,7 +179,8 @@ class DataPath {
   static void wait_to_be_let_in(const DataRequest& request);
   void work(DataRequest& request);
   void link(DataRequest& request);
-  void interrupt(DataRequest& request);
+  static bool is_to_end(const DataRequest& request);
+  void end_early(DataRequest& request);
   void unlink(DataRequest& request);
 
   WorkerPool& workers_;

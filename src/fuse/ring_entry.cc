@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "killed.h"
 #include "ring_queue.h"
 #include "volfs/units.h"
 
@@ -34,16 +33,13 @@ void RingRequest::recycle() {
 }
 
 // What cancel() answers early is a read or has no memory; a queued write is not begun any more.
-int RingRequest::about_to_wait() {
-  // The kernel sends no interrupt if the asker was killed before its request was given to us (Linux
-  // 6.14 to 6.18): nobody would cancel it.
-  if (was_killed(asker)) return EINTR;
-  if (kind != Kind::read || memory.empty()) return 0;
+bool RingRequest::about_to_wait() {
+  if (kind != Kind::read || memory.empty()) return true;
   const size_t size = round_up(memory.size(), entry_page);
   kept_.reset(static_cast<std::byte*>(std::aligned_alloc(entry_page, size)));
-  if (!kept_) return ENOMEM;
+  if (!kept_) return false;
   memory = {kept_.get(), memory.size()};
-  return 0;
+  return true;
 }
 
 void RingRequest::reply(int error, size_t count) {

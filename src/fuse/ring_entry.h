@@ -40,7 +40,7 @@ class RingRequest final : public DataRequest {
 
   void reply(int error, size_t count) override;
   void recycle() override;
-  int about_to_wait() override;
+  bool about_to_wait() override;
 
  private:
   enum class Use : uint8_t { free, busy, left };
@@ -87,10 +87,8 @@ class RingEntry {
   bool answer_with(const iovec* iov, int count);
 
   RingEntry* next = nullptr;  // in the list that it is in: of answers to commit, or waited for
-  // The leader's.
+  // The leader's:
   bool used = false;  // whether it ever had a request
-  bool held = false;  // whether it has one that is not answered
-  uint64_t file = 0;  // the inode number, if its request is one on data
 
  private:
   RingEntry(RingQueue& queue, RingLane& lane, std::byte* memory, size_t payload);

@@ -22,8 +22,6 @@ namespace {
 constexpr unsigned ring_entries = 128;
 // More completions than that are kept by the kernel, too, but cost more.
 constexpr unsigned completion_entries = 1024;
-// How many entries a CPU's queue begins with; more are added when all are in use at once.
-constexpr unsigned first_entries = 8;
 // An answer of such a size is still in the CPU's cache if it is committed now.
 constexpr size_t commit_at_once = 128 * KiB;
 
@@ -55,8 +53,8 @@ class RingQueue::Server final : public BlockingObserver {
 };
 
 RingQueue::RingQueue(RingHost& host, unsigned cpu, const std::vector<unsigned>& others,
-                     size_t payload)
-    : host_(host), cpu_(cpu), payload_(payload) {
+                     size_t payload, unsigned depth)
+    : host_(host), cpu_(cpu), payload_(payload), depth_(depth) {
   lanes_.push_back({static_cast<uint16_t>(cpu)});
   for (const unsigned other : others) lanes_.push_back({static_cast<uint16_t>(other)});
 }
@@ -168,7 +166,7 @@ Status RingQueue::set_up() {
   io_uring_ring_dontfork(&ring_);
   arm_wake();
   for (RingLane& lane : lanes_) {
-    const unsigned count = &lane == &lanes_.front() ? first_entries : 1;
+    const unsigned count = &lane == &lanes_.front() ? depth_ : 1;
     for (unsigned i = 0; i < count; ++i)
       if (!add_entry(lane)) return fail_sys(ENOMEM, "memory for requests");
   }
@@ -229,7 +227,6 @@ void RingQueue::arm_wake() {
 
 void RingQueue::commit(RingEntry& entry) {
   if (leading == this && prepare(entry, RingCommand::commit_and_fetch)) {
-    entry.held = false;
     --entry.lane().held;
     unsubmitted_ += entry.answer_size();
     if (unsubmitted_ >= commit_at_once) submit();
@@ -300,7 +297,7 @@ void RingQueue::handle(Server& self, uint64_t tag, int result) {
 
 void RingQueue::handle_entry(Server& self, RingEntry& entry, int result) {
   if (result == 0) {
-    entry.used = entry.held = true;
+    entry.used = true;
     ++entry.lane().held;
     set_blocking_observer(&self);
     serve(self, entry);
@@ -328,8 +325,6 @@ void RingQueue::serve(Server& self, RingEntry& entry) {
     return commit(entry);
   }
   const bool of_data = in.opcode == FUSE_READ || in.opcode == FUSE_WRITE || in.opcode == FUSE_FSYNC;
-  const bool of_file = of_data || in.opcode == FUSE_FALLOCATE || in.opcode == FUSE_LSEEK;
-  entry.file = of_file ? in.nodeid : 0;
   if (of_data) {
     RingRequest& request = entry.request();
     if (File* file =
@@ -358,7 +353,7 @@ void RingQueue::relieve() {
 }
 
 // Lets the kernel send a request to this CPU's queue that nobody waits for: it asks for cached data
-// beyond the end of a file that has a request here, and so is there.
+// of the root directory, which has none and is there as long as anything is.
 void RingQueue::poke(const RingLane& lane) {
   struct {
     fuse_out_header header{};
@@ -368,18 +363,12 @@ void RingQueue::poke(const RingLane& lane) {
   notification.header.error = FUSE_NOTIFY_RETRIEVE;
   // Not the number of a request.
   notification.retrieve.notify_unique = (uint64_t{1} << 62) + 2 * ++pokes_;
-  notification.retrieve.offset = uint64_t{1} << 62;
+  notification.retrieve.nodeid = FUSE_ROOT_ID;
   // An offline CPU has no requests; one that came back since can be gone to.
   const bool elsewhere = lane.qid != cpu_;
   if (elsewhere && !stay_on_cpu(lane.qid)) return;
-  int error = ENOENT;
-  for (const auto& entry : entries_) {
-    if (&entry->lane() != &lane || !entry->held || entry->file == 0) continue;
-    notification.retrieve.nodeid = entry->file;
-    error = write(host_.connection(), &notification, sizeof notification) < 0 ? errno : 0;
-    if (error == 0) break;
-  }
-  if (error != 0) log_debug("poke CPU {}: {}", lane.qid, std::strerror(error));
+  if (write(host_.connection(), &notification, sizeof notification) < 0)
+    log_debug("poke CPU {}: {}", lane.qid, std::strerror(errno));
   if (elsewhere && !stay_on_cpu(cpu_)) log_debug("CPU {} is gone", cpu_);
 }
 

@@ -34,8 +34,10 @@ class RingHost {
 
 class RingQueue {
  public:
-  // Serves CPU and, for CPUs that are offline now, the queues of OTHERS.
-  RingQueue(RingHost& host, unsigned cpu, const std::vector<unsigned>& others, size_t payload);
+  // Serves CPU and, for CPUs that are offline now, the queues of OTHERS. DEPTH entries to begin
+  // with; more are added when all are in use at once.
+  RingQueue(RingHost& host, unsigned cpu, const std::vector<unsigned>& others, size_t payload,
+            unsigned depth);
   ~RingQueue();
 
   // Makes the ring and its entries, by the thread that will lead. Then register_entries() or
@@ -76,6 +78,7 @@ class RingQueue {
   RingHost& host_;
   const unsigned cpu_;
   const size_t payload_;
+  const unsigned depth_;
   std::vector<RingLane> lanes_;  // of the CPU itself first; not resized
   bool initialised_ = false;
 

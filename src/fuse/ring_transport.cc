@@ -20,6 +20,10 @@
 namespace volfs::fuse {
 namespace {
 
+// Where there are many CPUs, their queues begin with fewer entries each, so that the memory of all
+// stays small.
+constexpr unsigned most_entries = 64;
+
 std::string line_of(const char* path) {
   std::ifstream file(path);
   std::string line;
@@ -86,9 +90,11 @@ Status RingTransport::prepare(size_t most_data) {
   const size_t payload = round_up(std::max(most_data, least_payload), size_t{4096});
   VOLFS_TRY_ASSIGN(const auto groups, distribute());
   RingHost& host = *this;
+  const auto cpus = static_cast<unsigned>(groups.size());
+  const unsigned depth = std::clamp(most_entries / cpus, 2U, 8U);
   for (const std::vector<unsigned>& group : groups) {
     const std::vector<unsigned> others(group.begin() + 1, group.end());
-    auto queue = std::make_unique<RingQueue>(host, group.front(), others, payload);
+    auto queue = std::make_unique<RingQueue>(host, group.front(), others, payload, depth);
     queues_.push_back(std::move(queue));
     VOLFS_TRY(queues_.back()->start());
   }

@@ -5,8 +5,9 @@
 // copies from or to; everything else is libfuse's. Interrupts, forgets and notifications keep to
 // /dev/fuse.
 //
-// Memory: each CPU begins with 8 entries of 1 MiB, of which only what requests fill is ever taken
-// from the system; as many are added as there ever are requests under way at once beyond that.
+// Memory: each CPU begins with 2 to 8 entries of 1 MiB, 64 in all if that suffices. Only what
+// requests fill is ever taken from the system, and the kernel uses the entry first that was free
+// last. As many are added as there ever are requests that wait at once beyond that.
 #pragma once
 
 #include <array>

@@ -158,7 +158,10 @@ bool MountedServer::prepare_ring(const fuse_init_out& out) {
   ring_ = std::make_unique<RingTransport>(session_, fd_);
   const size_t pages = static_cast<size_t>(sysconf(_SC_PAGESIZE)) * out.max_pages;
   const Status prepared = ring_->prepare(std::max<size_t>(out.max_write, pages));
-  if (prepared) return true;
+  if (prepared) {
+    path_.interrupts_get_lost.store(true);
+    return true;
+  }
   no_ring_ = prepared.error().text();
   ring_.reset();
   return false;

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import threading
+import time
 
 import lab
 from lab import KiB, MiB, Skip, equal, holds, run, stderr_of, volfs
@@ -108,6 +109,65 @@ def test_any_number_of_requests_that_wait_hold_up_nobody_else(t):
     join(threads)
     for i, result in enumerate(results):
         equal(result, data[i * 4096 % MiB:][:4096], f"read {i}")
+    t.umount()
+
+
+def test_whoever_waits_for_events_is_interrupted_however_early(t):
+    t.mount(fresh(t))
+    events = t.mnt / ".volfs/events"
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_):
+        raise Alarm
+    before = signal.signal(signal.SIGALRM, ring)
+    fd = os.open(events, os.O_RDONLY)
+    release = threading.Timer(60, volfs, ("map", "suspend", t.mnt / "data"))  # so that a failure ends
+    release.start()
+    try:
+        for _ in range(300):
+            begun = time.monotonic()
+            try:
+                # Again if Python took the first one before it called read(); a read that is in the
+                # kernel is interrupted once only.
+                signal.setitimer(signal.ITIMER_REAL, t.random.uniform(10e-6, 300e-6), 0.1)
+                os.read(fd, 4096)
+            except Alarm:
+                pass
+            holds(time.monotonic() - begun < 20, "a signal was lost")
+        for _ in range(100):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            child = os.fork()
+            if child == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, t.random.uniform(10e-6, 300e-6))
+                    os.read(fd, 4096)
+                finally:
+                    os._exit(1)
+            lab.wait_until(lambda: os.waitpid(child, os.WNOHANG)[0] == child, "the end of a killed reader")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        release.cancel()
+        os.close(fd)
+    t.umount()
+
+
+def test_any_number_of_followers_leaves_the_control_file_free(t):
+    t.mount(fresh(t))
+    count = 20 * (os.cpu_count() or 1)
+    fds = [os.open(t.mnt / ".volfs/events", os.O_RDONLY) for _ in range(count)]
+    threads, results = in_threads(count, lambda i: os.read(fds[i], 4096))
+    equal(t.status()["transport"], "io_uring" if lab.TRANSPORT == "ring" else "threads", "transport")
+    volfs("map", "suspend", t.mnt / "data")
+    join(threads)
+    for result in results:
+        holds(b"map.suspended" in result, repr(result))
+    volfs("map", "resume", t.mnt / "data")
+    for fd in fds:
+        os.close(fd)
     t.umount()
 
 
