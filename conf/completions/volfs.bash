@@ -83,7 +83,8 @@ _volfs_flags() {
     umount) words="-l --lazy -f --force --json" ;;
     create) words="-n --dry-run --force --json" ;;
     scan) words="--yaml --force --json" ;;
-    array) words="--re-add --with --timeout --json" ;;
+    array) words="--re-add --with --timeout --level --raid-devices --spare-devices --chunk --layout --metadata --bitmap
+      --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
       --permission --addtag --alloc --yes --force --json" ;;
@@ -103,7 +104,7 @@ _volfs_subcommands() {
   case $1 in
     map) echo "create load clear suspend resume remove rename message table status" ;;
     lv) echo "create extend reduce remove rename activate deactivate" ;;
-    array) echo "fail remove add replace check repair idle frozen wait stop mdstat" ;;
+    array) echo "create assemble fail remove add replace check repair idle frozen wait stop mdstat" ;;
     snapshot) echo "create remove merge wait status" ;;
     image) echo "add remove" ;;
     overlay) echo "status commit discard" ;;
@@ -142,10 +143,10 @@ _volfs() {
       image,3) [ "${plain[1]}" = add ] || words=$(_volfs_devices "${plain[2]}" image) ;;
       map,2) _volfs_words_or_files "$(_volfs_paths maps)"; return ;;
       array,2) _volfs_words_or_files "$(_volfs_paths arrays)"; return ;;
-      array,3)
+      array,*)
         case ${plain[1]} in
           fail|remove|replace) words=$(_volfs_members "${plain[2]}") ;;
-          add) words=$(_volfs_devices "${plain[2]}") ;;
+          add|create|assemble) words=$(_volfs_devices "${plain[2]}") ;;
         esac ;;
       snapshot,2|lv,2|where,1) _volfs_words_or_files "$(_volfs_paths volumes)"; return ;;
       *) _volfs_words_or_files ""; return ;;

@@ -5,14 +5,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "cli.h"
 #include "client.h"
 #include "progress.h"
 #include "volfs/sync.h"
+#include "volfs/units.h"
 
 namespace volfs::cli {
 namespace {
@@ -21,6 +24,10 @@ using nlohmann::json;
 
 struct ArrayArguments {
   std::string path, device, with;
+  std::vector<std::string> devices;
+  std::map<std::string, std::string> words;  // of an array to create, by the request's key
+  size_t raid_devices = 0, spare_devices = 0;
+  bool assume_clean = false, force = false, read_only = false;
   double timeout = 0;
   bool re_add = false;
 };
@@ -101,6 +108,83 @@ void wait(Session& session, const std::string& path, double seconds) {
   }
 }
 
+// mdadm's words for levels and sizes, as a definition has them: a number is a level, or KiB.
+std::string level_of(const std::string& word) {
+  if (word == "mirror") return "raid1";
+  if (word == "stripe") return "raid0";
+  return parse_u64(word) ? "raid" + word : word;
+}
+std::string size_in_kib(const std::string& word) {
+  return parse_u64(word) ? word + "KiB" : word;
+}
+
+void create_array(Session& session, const ArrayArguments& arguments) {
+  json body{{"assume_clean", arguments.assume_clean}, {"force", arguments.force}};
+  for (const auto& [key, value] : arguments.words) {
+    if (value.empty()) continue;
+    const bool size =
+        key == "chunk" || key == "size" || key == "data_offset" || key == "bitmap_chunk";
+    body[key] = key == "level" ? level_of(value) : size ? size_in_kib(value) : value;
+  }
+  const size_t count = arguments.devices.size();
+  const size_t spares = arguments.spare_devices;
+  if (spares >= count || (arguments.raid_devices != 0 && arguments.raid_devices + spares != count))
+    return session.fail(
+        fmt::format("{} device{} given; expected {} for the array and {} spare{}", count,
+                    count == 1 ? " is" : "s are",
+                    arguments.raid_devices != 0 ? std::to_string(arguments.raid_devices) : "some",
+                    spares, spares == 1 ? "" : "s"),
+        exit_usage);
+  const auto split = arguments.devices.end() - static_cast<ptrdiff_t>(spares);
+  body["devices"] = std::vector<std::string>(arguments.devices.begin(), split);
+  body["spares"] = std::vector<std::string>(split, arguments.devices.end());
+  send(session, arguments.path, "array.create", std::move(body));
+}
+
+void add_create_array(CLI::App& command, Session& session,
+                      const std::shared_ptr<ArrayArguments>& arguments) {
+  const auto word = [&](const char* option, const char* key, const char* help) {
+    return command.add_option(option, arguments->words[key], help);
+  };
+  command.add_option("DEVICE", arguments->devices, "devices of the mount by name, or missing")
+      ->required();
+  word("-l,--level", "level", "linear, 0, 1, 4, 5, 6, 10, raid0 ...")->required();
+  command.add_option("-n,--raid-devices", arguments->raid_devices,
+                     "how many of them; default: all");
+  command.add_option("-x,--spare-devices", arguments->spare_devices,
+                     "how many, the last ones, are spares");
+  word("-c,--chunk", "chunk", "KiB, or a size as 64KiB");
+  word("-p,--layout", "layout", "as left-symmetric or f2");
+  word("-e,--metadata", "metadata", "0.90, 1.0, 1.1, 1.2");
+  word("-b,--bitmap", "bitmap", "internal or none");
+  word("--bitmap-chunk", "bitmap_chunk", "KiB, or a size");
+  word("-k,--consistency-policy", "consistency", "resync, bitmap or ppl");
+  word("-z,--size", "size", "of each member to use: KiB, or a size");
+  word("--data-offset", "data_offset", "KiB, or a size");
+  word("-N,--name", "name", "in the superblock; default: that of its file");
+  word("--homehost", "homehost", "in the superblock");
+  word("-u,--uuid", "uuid", "as mdadm writes it");
+  command.add_flag("--assume-clean", arguments->assume_clean, "no first sync: the devices agree");
+  command.add_flag("--force", arguments->force, "overwrite what the devices hold");
+  command.callback([arguments, &session] { create_array(session, *arguments); });
+}
+
+void add_assemble_array(CLI::App& command, Session& session,
+                        const std::shared_ptr<ArrayArguments>& arguments) {
+  command.add_option("DEVICE", arguments->devices, "its members, devices of the mount by name")
+      ->required();
+  command.add_flag("-f,--force", arguments->force,
+                   "though it is dirty and degraded, or members "
+                   "are out of date");
+  command.add_flag("-o,--readonly", arguments->read_only, "write nothing to them");
+  command.callback([arguments, &session] {
+    send(session, arguments->path, "array.assemble",
+         {{"devices", arguments->devices},
+          {"force", arguments->force},
+          {"readonly", arguments->read_only}});
+  });
+}
+
 CLI::App* add_one(CLI::App& array, Session& session,
                   const std::shared_ptr<ArrayArguments>& arguments, const char* name,
                   const char* help) {
@@ -117,10 +201,18 @@ void add_array(CLI::App& app, Session& session) {
   auto* array = app.add_subcommand("array", "work with the arrays of a mount, as mdadm does");
   array->require_subcommand(1);
   set_examples(*array,
+               "  volfs array create /mnt/md1 --level=5 --chunk=64 disk4 disk5 disk6\n"
+               "  volfs array assemble /mnt/md2 disk7 disk8\n"
                "  volfs array fail /mnt/md0 disk1\n"
                "  volfs array remove /mnt/md0 disk1\n"
                "  volfs array add /mnt/md0 disk3\n"
                "  volfs array check /mnt/md0 && volfs array wait /mnt/md0\n");
+  add_create_array(*add_one(*array, session, arguments, "create",
+                            "make an array of devices of the mount, and set it up"),
+                   session, arguments);
+  add_assemble_array(*add_one(*array, session, arguments, "assemble",
+                              "set up an array that is on devices of the mount"),
+                     session, arguments);
   const auto on_device = [&](const char* name, const char* help) {
     auto* command = add_one(*array, session, arguments, name, help);
     command->add_option("DEVICE", arguments->device, "the member, by its name")->required();

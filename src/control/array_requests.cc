@@ -64,6 +64,35 @@ Result<json> start(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<engine::NewArray> new_array(const Fields& fields) {
+  engine::NewArray array;
+  VOLFS_TRY_ASSIGN(array.name, fields.text("array"));
+  VOLFS_TRY_ASSIGN(array.devices, fields.texts("devices"));
+  VOLFS_TRY_ASSIGN(array.force, fields.flag_or("force", false));
+  return array;
+}
+
+Result<json> create(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(engine::NewArray array, new_array(fields));
+  VOLFS_TRY_ASSIGN(array.spares, fields.texts("spares"));
+  for (const char* key : {"level", "layout", "chunk", "metadata", "bitmap", "bitmap_chunk",
+                          "consistency", "size", "data_offset", "name", "homehost", "uuid"}) {
+    VOLFS_TRY_ASSIGN(const std::string value, fields.text_or(key, ""));
+    if (!value.empty()) array.words.emplace_back(key, value);
+  }
+  VOLFS_TRY_ASSIGN(const bool clean, fields.flag_or("assume_clean", false));
+  if (clean) array.words.emplace_back("assume_clean", "true");
+  VOLFS_TRY(context.engine.array_create(array));
+  return json();
+}
+
+Result<json> assemble(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(engine::NewArray array, new_array(fields));
+  VOLFS_TRY_ASSIGN(array.read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY(context.engine.array_assemble(array));
+  return json();
+}
+
 Result<json> stop(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("array"));
   VOLFS_TRY(context.engine.array_stop(name));
@@ -105,6 +134,13 @@ Result<json> mdstat(const RequestContext& context, const Fields& fields) {
 constexpr std::array array_rows{
     RequestType{"array.fail", "array:name,device:name", on_member<&md::Array::fail>},
     RequestType{"array.remove", "array:name,device:name", on_member<&md::Array::remove>},
+    RequestType{"array.create",
+                "array:name,devices:list,level:text,spares:list?,layout:text?,chunk:text?,"
+                "metadata:text?,bitmap:text?,bitmap_chunk:text?,consistency:text?,size:text?,"
+                "data_offset:text?,name:text?,homehost:text?,uuid:text?,assume_clean:flag?,"
+                "force:flag?",
+                create},
+    RequestType{"array.assemble", "array:name,devices:list,force:flag?,readonly:flag?", assemble},
     RequestType{"array.add", "array:name,device:name,re_add:flag?", add},
     RequestType{"array.replace", "array:name,device:name,with:name?", replace},
     RequestType{"array.check", "array:name", start<&md::Array::check>},

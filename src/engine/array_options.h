@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "volfs/block_device.h"
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
 #include "volfs/engine/create.h"
@@ -21,5 +22,12 @@ int32_t md_level(config::ArrayLevel level);
 void plan_array(const config::Definition& definition, const config::Array& array,
                 const CreateOptions& options, const std::set<std::string>& coming,
                 std::vector<CreateStep>& steps, config::Diagnostics& problems);
+
+// Makes the members of ARRAY on DEVICES, those of its list and then the spares, null where one is
+// missing. With WIPE the signatures on them go first.
+Status write_members(const config::Array& array, const std::vector<BlockDevice*>& devices,
+                     bool wipe);
+// What a device holds that a new array would overwrite, in words; "" if nothing.
+Result<std::string> content_of(BlockDevice& device);
 
 }  // namespace volfs::engine

@@ -109,23 +109,6 @@ void Assembler::warn(std::string_view text) const {
   if (!options_.quiet) log_warning("{}", text);
 }
 
-// The map through which an array is used, so that snapshots can be taken of it at any time, and
-// are, if it is an origin of the definition's.
-Status Assembler::put_front(Node& node, bool origin) {
-  if (node.device->size() == 0) return {};
-  auto front = std::make_unique<dm::MappedDevice>(node.name);
-  std::vector<std::string> args{"origin"};
-  if (!origin) args.emplace_back("0");
-  VOLFS_TRY(load_over(*front, origin ? "snapshot-origin" : "linear", {node.device.get(), nullptr},
-                      std::move(args),
-                      {.size = node.device->size(),
-                       .read_only = node.device->read_only(),
-                       .origins = engine_->origins_}));
-  VOLFS_TRY(front->resume());
-  engine_->graph_.set_front(node, std::move(front));
-  return {};
-}
-
 Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockDevice> device,
                      bool hidden) {
   const bool origin = is_origin(name.value);
@@ -144,7 +127,7 @@ Node* Assembler::add(const config::Text& name, Kind kind, std::unique_ptr<BlockD
     return nullptr;
   }
   if (kind == Kind::array) {
-    if (auto put = put_front(**node, origin); !put) {
+    if (auto put = engine_->put_front(**node, origin); !put) {
       if (origin) report(name.at, put.error().text());
       log_warning("{}: no snapshots can be taken of it: {}", name.value, put.error().text());
     }

@@ -74,7 +74,6 @@ class Assembler {
 
  private:
   Exposure exposure();
-  Status put_front(Node& node, bool origin);
   Result<Node*> add_snapshot(const config::Snapshot& snapshot, BlockDevice& origin, bool read_only);
   bool merge_goes_on(const config::Snapshot& snapshot);
   void open_overlay();

@@ -104,31 +104,16 @@ Status make(const config::Definition& definition, const config::Array& array,
   assemble.read_only = false;
   auto engine = Engine::assemble(needed_for(definition, names_of(array)), assemble);
   if (!engine) return fail_invalid(engine.error().to_string());
-  md::CreateOptions o = options_of(array);
-  if (!array.uuid) {
-    VOLFS_TRY_ASSIGN(o.uuid, random_uuid());
-  }
   std::vector<BlockDevice*> devices;
   for (const config::ArrayDevice* each : all_devices(array)) {
     devices.push_back(nullptr);
-    uint64_t size = 0;
-    if (!each->missing) {
-      const Node* node = (*engine)->graph().find(each->device.value);
-      if (!node)
-        return fail(
-            Error::make(ENOENT, fmt::format("there is no device '{}'", each->device.value)));
-      devices.back() = node->device.get();
-      size = node->device->size();
-    }
-    o.devices.push_back(device_of(*each, size));
-    VOLFS_TRY_ASSIGN(const md::Uuid uuid, random_uuid());
-    o.device_uuids.push_back(uuid);
+    if (each->missing) continue;
+    const Node* node = (*engine)->graph().find(each->device.value);
+    if (!node)
+      return fail(Error::make(ENOENT, fmt::format("there is no device '{}'", each->device.value)));
+    devices.back() = node->device.get();
   }
-  VOLFS_TRY_ASSIGN(const md::CreatePlan plan, in(array.name.value, md::plan_create(o)));
-  if (options.force)
-    for (BlockDevice* device : devices)
-      if (device) VOLFS_TRY(wipe_signatures(*device));
-  VOLFS_TRY(in(array.name.value, md::write_new_members(plan, devices)));
+  VOLFS_TRY(write_members(array, devices, options.force));
   return (*engine)->close();
 }
 
@@ -151,6 +136,12 @@ Result<Holding> look(BlockDevice& device) {
     holding.other += (holding.other.empty() ? "" : "; ") + describe(signature);
   }
   return holding;
+}
+
+std::string in_words(const Holding& holding) {
+  if (!holding.array) return holding.other;
+  return fmt::format("a member of array {}{}{}", md::format_uuid(holding.array->uuid),
+                     holding.other.empty() ? "" : "; ", holding.other);
 }
 
 class Planner {
@@ -287,10 +278,7 @@ class Planner {
     for (const config::ArrayDevice* each : all_devices(array_)) {
       const auto found = found_.find(each->device.value);
       if (each->missing || found == found_.end()) continue;
-      std::string holds = found->second.other;
-      if (found->second.array)
-        holds = fmt::format("a member of array {}{}{}", md::format_uuid(found->second.array->uuid),
-                            holds.empty() ? "" : "; ", holds);
+      const std::string holds = in_words(found->second);
       if (holds.empty()) continue;
       problems_.add(each->device.at,
                     fmt::format("{} holds {}; --force overwrites it", each->device.value, holds));
@@ -335,6 +323,30 @@ class Planner {
 };
 
 }  // namespace
+
+Result<std::string> content_of(BlockDevice& device) {
+  VOLFS_TRY_ASSIGN(const Holding holding, look(device));
+  return in_words(holding);
+}
+
+Status write_members(const config::Array& array, const std::vector<BlockDevice*>& devices,
+                     bool wipe) {
+  md::CreateOptions o = options_of(array);
+  if (!array.uuid) {
+    VOLFS_TRY_ASSIGN(o.uuid, random_uuid());
+  }
+  const auto listed = all_devices(array);
+  for (size_t i = 0; i < listed.size(); ++i) {
+    o.devices.push_back(device_of(*listed[i], devices[i] ? devices[i]->size() : 0));
+    VOLFS_TRY_ASSIGN(const md::Uuid uuid, random_uuid());
+    o.device_uuids.push_back(uuid);
+  }
+  VOLFS_TRY_ASSIGN(const md::CreatePlan plan, in(array.name.value, md::plan_create(o)));
+  if (wipe)
+    for (BlockDevice* device : devices)
+      if (device) VOLFS_TRY(wipe_signatures(*device));
+  return in(array.name.value, md::write_new_members(plan, devices));
+}
 
 void plan_array(const config::Definition& definition, const config::Array& array,
                 const CreateOptions& options, const std::set<std::string>& coming,

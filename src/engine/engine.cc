@@ -289,24 +289,6 @@ Status Engine::map_remove(std::string_view name) {
   return {};
 }
 
-Status Engine::array_stop(std::string_view name) {
-  wait_unused(name);
-  {
-    VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
-    if (pin->kind != Kind::array)
-      return fail(Error::make(
-          ENOTTY, fmt::format("{}: not an array but an {}", name, to_string(pin->kind))));
-    VOLFS_TRY(pin->device->flush());
-  }
-  Gone gone;
-  const std::lock_guard lock(structure_);
-  Node* const node = graph_.find(name);
-  if (!node || node->kind != Kind::array)
-    return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
-  VOLFS_TRY_ASSIGN(gone, remove_node(*node));
-  return {};
-}
-
 Status Engine::map_rename(std::string_view from, std::string_view to) {
   const std::lock_guard lock(structure_);
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(from));

@@ -14,7 +14,7 @@ import device_io
 import kernel_lab
 import lab as lab_module
 import lvm_lab
-from lab import MiB, Failed, equal, holds, volfs, wait_until
+from lab import MiB, equal, holds, volfs, wait_until
 
 IMAGES = "".join(f"  d{i}: {{path: d{i}.img, size: 40MiB}}\n" for i in range(3))
 DEFINITION = f"""
@@ -46,7 +46,7 @@ def busy(path):
     def work():
         while not stop.is_set():
             done = subprocess.run([*FIO, f"--filename={path}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, timeout=300)
+                                  stderr=subprocess.STDOUT, text=True, timeout=300, cwd=path.parents[2])
             if done.returncode != 0:
                 trouble.append(done.stdout)
                 return
@@ -123,6 +123,12 @@ def work_with_the_array(do):
     equal(do.state("md0"), "active", "md0 on its spare")
     do("array remove", "md0", "d0")
     volfs("image", "remove", t.mnt, "d0")
+    volfs("image", "add", t.mnt, "d0", t.path / "d0.img")
+    do("array add", "md0", "d0")
+    do("array replace", "md0", "d3")  # while it still works
+    do("array wait", "md0", "--timeout", "120")
+    equal({m["device"] for m in do.device("md0")["array"]["members"] if m["state"] == "in_sync"}, {"d0", "d1", "d2"}, "members")
+    do("array remove", "md0", "d3")
     do("array check", "md0")
     holds("mismatch_cnt 0" in do("array wait", "md0", "--timeout", "120"), "a mismatch")
     do("array repair", "md0")
@@ -130,6 +136,21 @@ def work_with_the_array(do):
     do("array frozen", "md0")
     do("array idle", "md0")
     holds("active raid5" in do("array mdstat", "md0"), do("array mdstat", "md0"))
+
+
+def work_with_a_new_array(do):
+    t = do.t
+    for name in ("e0", "e1", "e2"):
+        t.file(f"{name}.img", 8 * MiB)
+        volfs("image", "add", t.mnt, name, t.path / f"{name}.img")
+    do("array create", "md7", "--level=10", "--layout=f2", "--chunk=16", "e0", "e1", "e2")
+    do("array wait", "md7", "--timeout", "60")
+    digest = do.put("md7", 7)
+    do("array stop", "md7")
+    do("array assemble", "md7", "e2", "e0", "e1")
+    equal(device_io.sha256(t.mnt / "md7"), digest, "the array that was set up again")
+    do("array stop", "md7")
+    return digest
 
 
 def work_with_logical_volumes(do):
@@ -214,6 +235,7 @@ def test_a_session(t):
     with busy(t.mnt / "vg0/busy"):
         work_with_maps(do)
         work_with_the_array(do)
+        made = work_with_a_new_array(do)
         sums = work_with_logical_volumes(do)
         work_with_snapshots(do)
         look(do)
@@ -224,19 +246,20 @@ def test_a_session(t):
     kinds = {json.loads(line)["event"] for line in told.splitlines()}
     expected = {"member.failed", "sync.started", "sync.done", "volume.added", "volume.removed", "image.added"}
     equal(expected - kinds, set(), f"events that did not come, of {kinds}")
-    images = [t.path / f"d{i}.img" for i in (1, 2, 3)]
+    images = [t.path / f"d{i}.img" for i in (0, 1, 2)]
     sums |= overlay_of(t, images)
-    found = lvm_lab.in_guest(t, "mdadm --assemble --quiet /dev/md0 $d1 $d2 $d3; vgck vg0; vgchange -q -q -ay vg0", sorted(sums),
-                             "".join(f"d{i}=$(attach d{i}.img)\n" for i in (1, 2, 3)))
+    found = lvm_lab.in_guest(t, "mdadm --assemble --quiet /dev/md0 $d0 $d1 $d2; vgck vg0; vgchange -q -q -ay vg0", sorted(sums),
+                             "".join(f"d{i}=$(attach d{i}.img)\n" for i in (0, 1, 2)))
     equal(found["sums"], sums, "volumes as volfs left them")
     checked = t.linux.check(f"""
         cd {t.path}
-        mdadm --assemble --quiet /dev/md0 $(attach d1.img d2.img d3.img)
+        mdadm --assemble --quiet /dev/md0 $(attach d0.img d1.img d2.img)
         echo check > /sys/block/md0/md/sync_action; mdadm --wait /dev/md0 || true
         echo mismatches $(cat /sys/block/md0/md/mismatch_cnt) state $(cat /sys/block/md0/md/degraded)
         mdadm --stop --quiet /dev/md0""")
-    if "mismatches 0 state 0" not in checked:
-        raise Failed(checked)
+    holds("mismatches 0 state 0" in checked, checked)
+    found = lvm_lab.in_guest(t, "mdadm --assemble --quiet /dev/md7 $(attach e0.img e1.img e2.img)", ["md7"])
+    equal(found["sums"], {"md7": made}, "an array that was made on a mount")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ struct AssembleOptions {
   bool hidden = false;            // expose hidden devices too
   bool force = false;
   bool frozen = false;  // arrays start no resync or recovery until they are told to
-  bool probe = false;  // only to look: take no locks, so that a mounted definition can be checked
-  bool quiet = false;  // what is missing or degraded is not told to the log
+  bool probe = false;   // only to look: take no locks, so that a mounted definition can be checked
+  bool quiet = false;   // what is missing or degraded is not told to the log
   // Volume groups as the copy of their metadata with this number describes them: read-only.
   std::optional<uint32_t> metadata_seqno = {};
   std::string overlay;  // the directory that takes all writes to images; empty: they get them
@@ -54,6 +54,18 @@ struct NewImage {
   bool read_only = false, direct = false;
   unsigned partition = 0;           // 0: all of it
   uint64_t offset = 0, length = 0;  // a range; length 0: to the end
+};
+
+// An array that is set up on a running mount, of devices of the mount.
+struct NewArray {
+  std::string name;
+  std::vector<std::string> devices;  // by name; one that is to be created may have "missing" ones
+  std::vector<std::string> spares;
+  // What a definition would say beside: {"level", "raid5"}, {"chunk", "64KiB"}. Only of one that is
+  // created; values without blanks or punctuation of YAML.
+  std::vector<std::pair<std::string, std::string>> words;
+  bool force = false;  // create: whatever the devices hold; assemble: though data may be lost
+  bool read_only = false;
 };
 
 class Engine {
@@ -118,6 +130,11 @@ class Engine {
   // Looks at a map that stays meanwhile.
   Status with_map(std::string_view name, const std::function<void(const dm::MappedDevice&)>& look);
   Status map_rename(std::string_view from, std::string_view to);
+  // As mdadm's --create and --assemble. EBUSY: a device is in use; EEXIST: a device of the name is
+  // there, or (create) one holds something and FORCE is not set; EINVAL with all that is wrong with
+  // the words; else what md says. An array that was created is assembled. One at a time.
+  Status array_create(const NewArray& array);
+  Status array_assemble(const NewArray& array);
   // Takes an array down that nothing uses (EBUSY): it is clean on its members then.
   Status array_stop(std::string_view name);
 
@@ -143,6 +160,11 @@ class Engine {
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
                     std::vector<Graph::Pin>& pins);
   Status check_new_map(std::string_view name, std::string_view uuid) const;
+  Status check_new_name(std::string_view name) const;
+  Status assemble_array(const NewArray& array);
+  // Puts the map in front of a new array through which it is used, so that snapshots can be taken
+  // of it at any time, and are, if it is an ORIGIN of the definition's.
+  Status put_front(Node& node, bool origin);
 
   EventHub events_;
   std::string source_;
@@ -150,6 +172,7 @@ class Engine {
   bool closed_ = false;
   Exposure exposure_;
   Mutex structure_;             // held while devices are added, removed or renamed
+  Mutex arrays_;                // held while an array is set up: its devices are nobody else's then
   dm::OriginRegistry origins_;  // outlives the tables of the graph
   std::unique_ptr<Overlay> overlay_;
   Graph graph_;
