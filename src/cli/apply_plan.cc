@@ -194,11 +194,7 @@ class Planner {
   void plan(const config::Array& array) {
     const std::string& name = array.name.value;
     const json* now = find(name);
-    if (!now)
-      return problem(
-          fmt::format("array {}: arrays cannot be assembled on a running mount; mount "
-                      "anew",
-                      name));
+    if (!now) return plan_assembly(array);
     if (!is(*now, "array", name)) return;
     std::set<std::string> wanted, there;
     for (const auto* list : {&array.devices, &array.spares})
@@ -224,6 +220,23 @@ class Planner {
              true,
              ""});
     for (const config::ArrayDevice& spare : array.spares) known_.insert(spare.device.value);
+  }
+
+  void plan_assembly(const config::Array& array) {
+    json body{{"request", "array.assemble"},
+              {"array", array.name.value},
+              {"devices", json::array()},
+              {"force", array.force.value},
+              {"readonly", array.readonly.value}};
+    for (const auto* list : {&array.devices, &array.spares})
+      for (const config::ArrayDevice& each : *list)
+        if (!each.missing) body["devices"].push_back(each.device.value);
+    plan_.steps.push_back(
+        {'+',
+         fmt::format("array {}: of {} devices", array.name.value, body["devices"].size()),
+         {std::move(body)},
+         false,
+         ""});
   }
 
   void plan(const config::VolumeGroup& group) {

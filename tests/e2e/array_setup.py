@@ -114,6 +114,44 @@ def test_a_read_only_mount_makes_none(t):
     holds("read-only" in refused(t, "create", "md1", "-l", "1", "d0", "d1"), "created on a read-only mount")
 
 
+APPLIED = """
+volfs: 1
+images: {d0: {path: d0.img, size: 16MiB}, d1: {path: d1.img, size: 16MiB}, d2: {path: d2.img, size: 16MiB}}
+arrays: {md1: {level: raid1, devices: [d0, d1], sync_speed_min: 100MiB}}
+"""
+
+
+def test_apply_brings_arrays_and_snapshots(t):
+    definition = t.define(APPLIED)
+    volfs("create", definition)
+    definition.write_text(APPLIED[:APPLIED.index("arrays:")])
+    t.mount(definition)
+    definition.write_text(APPLIED)
+    equal(volfs("apply", definition, t.mnt, "-n").splitlines(), ["+ array md1: of 2 devices"], "the plan")
+    volfs("apply", definition, t.mnt, "--yes")
+    array(t, "wait", "md1", "--timeout", "60")
+    content = t.random.randbytes(MiB)
+    with open(t.mnt / "md1", "r+b") as file:
+        file.write(content)
+    definition.write_text(APPLIED.replace("[d0, d1]", "[d0, d2]") +
+                          "snapshots: {before: {origin: md1, cow: {path: before.cow, size: 8MiB}}}\n")
+    plan = volfs("apply", definition, t.mnt, "-n").splitlines()
+    equal(sorted(line.split(" (")[0] for line in plan),
+          ["+ array md1: member d2", "+ snapshot before: of md1", "- array md1: member d1"], "the plan")
+    volfs("apply", definition, t.mnt, "--yes")
+    array(t, "wait", "md1", "--timeout", "60")
+    equal(device(t, "md1")["state"], "active", "the state")
+    equal({m["device"] for m in device(t, "md1")["array"]["members"]}, {"d0", "d2"}, "members")
+    equal((t.mnt / "before").read_bytes()[:MiB], content, "the snapshot")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    # All of it goes, from the top.
+    definition.write_text(APPLIED[:APPLIED.index("arrays:")])
+    equal([line.split(" (")[0] for line in volfs("apply", definition, t.mnt, "-n").splitlines()],
+          ["- snapshot before", "- array md1"], "the plan back")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal([d["name"] for d in t.status()["devices"]], ["d0", "d1", "d2"], "devices")
+
+
 def test_many_at_once(t):
     """Of those that want the same members one wins, and every name is taken once."""
     fresh(t)
