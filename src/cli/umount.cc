@@ -9,10 +9,10 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -22,6 +22,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
+#include <vector>
 
 #include "cli.h"
 #include "client.h"
@@ -36,9 +37,9 @@ namespace {
 // What is known of a mount's daemon before it ends.
 struct Daemon {
   pid_t pid = 0;
-  int pid_fd = -1;     // readable when it has ended; -1: cannot be waited for
-  dev_t device = 0;    // of the file system
-  int report_fd = -1;  // its last word, once it has ended; -1: may not be read
+  int pid_fd = -1;                // readable when it has ended; -1: cannot be waited for
+  std::vector<std::string> also;  // the ids of other mounts of the file system, which keep it alive
+  int report_fd = -1;             // its last word, once it has ended; -1: may not be read
 };
 
 int open_report(pid_t pid, int fd) {
@@ -49,11 +50,46 @@ int open_report(pid_t pid, int fd) {
   return open(path.c_str(), O_RDONLY | O_CLOEXEC);
 }
 
+// The mounts that there are: what VISIT is told of each is its id, its device and its path.
+template <class Visit>
+void for_each_mount(Visit visit) {
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream words(line);
+    std::string id, parent, device, root, path;
+    if (words >> id >> parent >> device >> root >> path) visit(id, device, path);
+  }
+}
+
+// A bind mount keeps a file system alive. They are looked for before the unmount, for its device's
+// number is another mount's soon after.
+std::vector<std::string> other_mounts(const std::string& mountpoint) {
+  struct statx status{};
+  if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) != 0)
+    return {};
+  const std::string device = fmt::format("{}:{}", status.stx_dev_major, status.stx_dev_minor);
+  const std::string own = fmt::format("{}", uint64_t{status.stx_mnt_id});
+  std::vector<std::string> others;
+  for_each_mount([&](const std::string& id, const std::string& each, const std::string&) {
+    if (each == device && id != own) others.push_back(id);
+  });
+  return others;
+}
+
+// The path of one of them that is there still; empty if there is none.
+std::string still_mounted(const std::vector<std::string>& ids) {
+  std::string found;
+  if (ids.empty()) return found;
+  for_each_mount([&](const std::string& id, const std::string&, const std::string& path) {
+    if (std::ranges::find(ids, id) != ids.end()) found = path;
+  });
+  return found;
+}
+
 Result<Daemon> find_daemon(const std::string& mountpoint) {
   VOLFS_TRY_ASSIGN(const auto info, request(mountpoint, {{"request", "mount.info"}}));
   Daemon daemon;
-  struct stat status{};
-  if (stat(mountpoint.c_str(), &status) == 0) daemon.device = status.st_dev;
+  daemon.also = other_mounts(mountpoint);
   daemon.pid = info.value("pid", 0);
   daemon.pid_fd = static_cast<int>(syscall(SYS_pidfd_open, daemon.pid, 0));
   daemon.report_fd = open_report(daemon.pid, info.value("report_fd", -1));
@@ -85,24 +121,11 @@ Status flush_all(const std::string& mountpoint) {
   return {};
 }
 
-// Where else the file system of a mount that is gone is mounted: a bind mount keeps it alive.
-std::string also_mounted_at(dev_t device) {
-  const std::string number = fmt::format("{}:{}", major(device), minor(device));
-  std::ifstream mounts("/proc/self/mountinfo");
-  for (std::string line; std::getline(mounts, line);) {
-    std::istringstream words(line);
-    std::string id, parent, where_device, root, where;
-    if (words >> id >> parent >> where_device >> root >> where && where_device == number)
-      return where;
-  }
-  return {};
-}
-
 Status wait_for_end(const Daemon& daemon) {
   for (int waits = 0; daemon.pid_fd >= 0; ++waits) {
     pollfd ended{daemon.pid_fd, POLLIN, 0};
     if (poll(&ended, 1, 250) > 0) break;
-    if (const std::string where = also_mounted_at(daemon.device); !where.empty()) {
+    if (const std::string where = still_mounted(daemon.also); !where.empty()) {
       fmt::print(stderr, "volfs: also mounted at {}: the daemon goes on\n", where);
       return {};
     }

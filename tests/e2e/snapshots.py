@@ -229,20 +229,12 @@ def test_a_merge_goes_on_at_the_next_mount(t):
         holds("merge" in message or "no such device" in message, message)
     equal(list(t.path.glob("x.cow")), [], "files")
     left = []
-
-    def kill():
-        pid = t.pid()
-        os.kill(pid, 9)
-        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of a killed daemon")
-
-    for end in (t.umount, kill):
+    for end in (t.umount, lambda: kill(t)):
         start = used()
         wait_until(lambda: used() < start, "the merge to come on", 120)
         left.append(used())
         holds(left[-1] > 16, "the merge ended too early for the test")
         end()
-        if lab.is_mounted(t.mnt):
-            volfs("umount", t.mnt)
         # A read-only mount shows what it will be, and changes nothing.
         sums = [sha256(t.path / name) for name in ("disk0.img", "before.cow")]
         t.mount(slow, options=["ro"])
@@ -260,6 +252,42 @@ def test_a_merge_goes_on_at_the_next_mount(t):
     # The store is empty now, and a snapshot of what there is.
     t.mount(fast)
     holds(content_of(t.mnt / "before") == old and content_of(t.mnt / "data") == old, "both")
+
+
+def kill(t):
+    pid = t.pid()
+    os.kill(pid, 9)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of a killed daemon")
+    if lab.is_mounted(t.mnt):
+        volfs("umount", t.mnt)
+
+
+def runs(pid):
+    """Whether a process has not ended; one that nobody has buried yet has."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_unmounting_waits_for_the_daemon_though_others_mount(t):
+    """The number of its device is the next mount's at once, and is no sign that the first one is still there."""
+    (t.path / "disk0.img").write_bytes(bytes(32 * MiB))
+    slow = t.define(SLOW[:SLOW.index("snapshots:")].replace("0 0 6", "0 0 20"), "slow.yaml")
+    t.mount(slow)
+    snapshot("create", t.mnt / "before", "--origin", "data", "--chunk-size", "4KiB")
+    write_at_once(t.mnt / "data", {at: b"x" * 4 * KiB for at in range(0, MiB, 8 * KiB)})
+    snapshot("merge", t.mnt / "before", "--yes")
+    pid = t.pid()
+    unmount = subprocess.Popen([lab.VOLFS, "umount", t.mnt])
+    wait_until(lambda: not lab.is_mounted(t.mnt), "the unmount")
+    other = t.path / "other"
+    other.mkdir()
+    t.file("other.img", MiB)
+    t.mount(t.define("volfs: 1\nimages: {d: other.img}\nmaps: {m: {table: 0 8 linear d 0}}\n", "other.yaml"), mnt=other)
+    holds(runs(pid), "the first daemon ended too early for the test")
+    equal(unmount.wait(60), 0, "exit status of umount")
+    holds(not runs(pid), "umount returned before the daemon's end")
 
 
 class Keeper(threading.Thread):
