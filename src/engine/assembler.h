@@ -25,6 +25,7 @@ class FileImage;
 
 namespace volfs::engine {
 
+struct MergeRecord;
 struct OverlayImage;
 
 class Assembler {
@@ -75,6 +76,8 @@ class Assembler {
  private:
   Exposure exposure();
   Result<Node*> add_snapshot(const config::Snapshot& snapshot, BlockDevice& origin, bool read_only);
+  void continue_merges();
+  Status continue_merge(const MergeRecord& record, bool read_only);
   bool merge_goes_on(const config::Snapshot& snapshot);
   void open_overlay();
   Result<Node*> add_internal(const std::string& name, Kind kind,

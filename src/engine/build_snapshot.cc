@@ -2,9 +2,14 @@
 // Snapshots of a definition, outside LVM: device-mapper's, over a store that is an image.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "assembler.h"
+#include "merge_record.h"
 #include "snapshot_parts.h"
 #include "volfs/backing/image.h"
+#include "volfs/engine/overlay.h"
 #include "volfs/engine/snapshots.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
@@ -39,13 +44,15 @@ bool Assembler::merge_goes_on(const config::Snapshot& snapshot) {
   if (!snapshot.cow_image ||
       !Snapshots::merge_was_begun(resolve_path(options_.directory, snapshot.cow_image->path.value)))
     return false;
-  Node* const origin = engine_->graph().find(snapshot.origin.value);
-  Node* const store = engine_->graph().find(cow_name(snapshot));
   log_info("{}: is being merged into {}; that goes on", snapshot.name.value, snapshot.origin.value);
-  const bool read_only = engine_->read_only() || options_.probe;
-  auto goes_on = engine_->snapshots().continue_merge(snapshot.name.value, *origin, *store,
-                                                     snapshot.overflow.value ? "PO" : "P",
-                                                     snapshot.chunk_size.value, read_only);
+  const MergeRecord record{
+      .snapshot = snapshot.name.value,
+      .origin = snapshot.origin.value,
+      .store = resolve_path(options_.directory, snapshot.cow_image->path.value),
+      .kind = snapshot.overflow.value ? "PO" : "P",
+      .chunk_size = snapshot.chunk_size.value};
+  auto goes_on =
+      engine_->snapshots().continue_merge(record, true, engine_->read_only() || options_.probe);
   if (!goes_on)
     report(snapshot.name.at, fmt::format("{}: {}", snapshot.name.value, goes_on.error().text()));
   return true;
@@ -68,6 +75,40 @@ Result<Node*> Assembler::add_snapshot(const config::Snapshot& snapshot, BlockDev
       {.size = origin.size(), .read_only = read_only, .origins = engine_->origins_}));
   VOLFS_TRY(map->resume());
   return engine_->graph_.add(snapshot.name.value, Kind::snapshot, std::move(map));
+}
+
+// The same of snapshots that were taken at run time: once all is there that they could be of.
+void Assembler::continue_merges() {
+  const std::string overlay = engine_->overlay_ ? engine_->overlay_->directory() : "";
+  const std::string definition = std::filesystem::path(definition_.file_name).filename();
+  const bool read_only = engine_->read_only() || options_.probe;
+  for (const MergeRecord& record : read_records(options_.directory, definition, overlay)) {
+    if (std::ranges::any_of(definition_.snapshots, [&](const config::Snapshot& snapshot) {
+          return snapshot.name.value == record.snapshot;
+        }))
+      continue;
+    if (!engine_->graph().find(record.origin)) {
+      warn(fmt::format("{}: {} was being merged into it, and it is not there: {} remains",
+                       record.origin, record.snapshot,
+                       record_of(options_.directory, record.snapshot)));
+      continue;
+    }
+    if (auto goes_on = continue_merge(record, read_only); !goes_on)
+      report({}, fmt::format("{}: {} was being merged into it, and that cannot go on: {} ({} tells "
+                             "of it)",
+                             record.origin, record.snapshot, goes_on.error().text(),
+                             record_of(options_.directory, record.snapshot)));
+  }
+}
+
+Status Assembler::continue_merge(const MergeRecord& record, bool read_only) {
+  const std::string name = record.snapshot + "-cow";
+  VOLFS_TRY_ASSIGN(auto image, FileImage::open(name, record.store,
+                                               {.read_only = read_only, .lock = !options_.probe}));
+  VOLFS_TRY(check_overlap(engine_->graph(), *image));
+  VOLFS_TRY(add_internal(name, Kind::image, std::move(image)));
+  log_info("{}: is being merged into {}; that goes on", record.snapshot, record.origin);
+  return engine_->snapshots().continue_merge(record, false, read_only);
 }
 
 void Assembler::build(const config::Snapshot& snapshot) {

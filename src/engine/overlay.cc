@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "overlay_parts.h"
+#include "small_file.h"
 #include "volfs/backing/image.h"
 #include "volfs/dm/snapshot.h"
 #include "volfs/log.h"
@@ -28,43 +29,6 @@ using nlohmann::json;
 constexpr const char* manifest_name = "overlay.json";
 constexpr uint64_t default_chunk = 16 * KiB;
 constexpr std::array state_names{"open", "committing", "committed", "discarding"};
-
-Status sync_directory(const std::string& directory) {
-  const UniqueFd file(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!file) return fail_sys(errno, directory);
-  if (::fsync(file.get()) != 0 && errno != EINVAL) return fail_sys(errno, directory + ": fsync");
-  return {};
-}
-
-// Puts TEXT in the place of the file at PATH, at one instant.
-Status replace_file(const std::string& directory, const std::string& name,
-                    const std::string& text) {
-  const std::string path = directory + "/" + name, fresh = path + ".new";
-  {
-    const UniqueFd file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-    if (!file) return fail_sys(errno, fresh);
-    for (size_t done = 0; done < text.size();) {
-      const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
-      if (n < 0) return fail_sys(errno, fresh);
-      done += static_cast<size_t>(n);
-    }
-    if (::fsync(file.get()) != 0) return fail_sys(errno, fresh + ": fsync");
-  }
-  if (::rename(fresh.c_str(), path.c_str()) != 0) return fail_sys(errno, path);
-  return sync_directory(directory);
-}
-
-Result<std::string> read_file(const std::string& path) {
-  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file) return fail_sys(errno, path);
-  std::string text;
-  std::array<char, 65536> piece{};
-  ssize_t n = 0;
-  while ((n = ::read(file.get(), piece.data(), piece.size())) > 0)
-    text.append(piece.data(), static_cast<size_t>(n));
-  if (n < 0) return fail_sys(errno, path);
-  return text;
-}
 
 json to_json(const OverlayImage& image) {
   return {{"path", image.path},          {"size", image.size},
@@ -170,7 +134,7 @@ Status Overlay::save() const {
   const json manifest{{"volfs_overlay", 1},
                       {"state", state_names[static_cast<size_t>(state_)]},
                       {"images", std::move(images)}};
-  return replace_file(directory_, manifest_name,
+  return replace_file(directory_ + "/" + manifest_name,
                       manifest.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
@@ -262,12 +226,11 @@ Status Overlay::remove_files() {
     const std::string path = store_path(image);
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_sys(errno, path);
   }
-  VOLFS_TRY(sync_directory(directory_));
-  const std::string manifest = directory_ + "/" + manifest_name;
-  if (::unlink(manifest.c_str()) != 0 && errno != ENOENT) return fail_sys(errno, manifest);
+  VOLFS_TRY(sync_directory_of(directory_ + "/"));
+  VOLFS_TRY(remove_file(directory_ + "/" + manifest_name));
   images_.clear();
   state_ = State::open;
-  return sync_directory(directory_);
+  return {};
 }
 
 }  // namespace volfs::engine

@@ -1,59 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Merging a snapshot back into its origin, over the end of a mount if need be.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <mutex>
 #include <set>
 
+#include "assembler.h"
+#include "merge_record.h"
+#include "small_file.h"
 #include "snapshot_parts.h"
 #include "volfs/backing/image.h"
 #include "volfs/dm/snapshot.h"
 #include "volfs/engine/engine.h"
+#include "volfs/engine/overlay.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
 
 namespace volfs::engine {
-namespace {
-
-std::string marker_of(const std::string& store_path) {
-  return store_path + ".merging";
-}
-
-Status sync_directory_of(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
-  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return fail_sys(errno, directory);
-  const int error = ::fsync(fd) == 0 ? 0 : errno;
-  ::close(fd);
-  if (error != 0 && error != EINVAL) return fail_sys(error, directory);
-  return {};
-}
-
-// From now on a mount goes on with the merge.
-Status write_marker(const std::string& store_path) {
-  const std::string path = marker_of(store_path);
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return fail_sys(errno, path);
-  const int error = ::fsync(fd) == 0 ? 0 : errno;
-  ::close(fd);
-  if (error != 0) return fail_sys(error, path);
-  return sync_directory_of(path);
-}
-
-void remove_marker(const std::string& store_path) {
-  const std::string path = marker_of(store_path);
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-    log_error("{}", Error::sys(errno, path).text());
-  if (auto synced = sync_directory_of(path); !synced) log_error("{}", synced.error().text());
-}
-
-}  // namespace
-
 std::string SnapshotNode::path() const {
   const auto* image = dynamic_cast<const FileImage*>(store->device.get());
   return image ? image->path() : "";
@@ -157,7 +124,7 @@ Status Snapshots::merge(std::string_view name) {
   const std::string snapshot(name);
   const bool defined = !taken_.contains(snapshot);
   const Store store{.name = found.store->name, .path = path, .made = made_.contains(path)};
-  Status done = write_marker(path);
+  Status done = note_merge(found, *origin.pin, path, defined);
   if (done) done = origin.top->suspend({.deadline = now() + suspend_patience});
   if (done) {
     (void)found.map->suspend();
@@ -173,11 +140,32 @@ Status Snapshots::merge(std::string_view name) {
     (void)found.map->resume();
     auto again = engine_.catalog_->add(snapshot, *found.map);
     if (again) found.node->volume = *again;
-    remove_marker(path);
+    note_merged(snapshot, path);
     return in(name, std::move(done));
   }
   remove_node(snapshot);
   return register_merge(snapshot, std::move(origin), store, defined);
+}
+
+// From now on a mount goes on with the merge.
+Status Snapshots::note_merge(const SnapshotNode& found, const Node& origin, const std::string& path,
+                             bool defined) const {
+  VOLFS_TRY(replace_file(marker_of(path), ""));
+  if (defined) return {};
+  return write_record(engine_.directory_,
+                      {.definition = std::filesystem::path(engine_.source_).filename(),
+                       .overlay = engine_.overlay_ ? engine_.overlay_->directory() : "",
+                       .snapshot = found.node->name,
+                       .origin = origin.name,
+                       .store = std::filesystem::absolute(path),
+                       .kind = found.kind,
+                       .chunk_size = found.chunk_sectors * sector_size,
+                       .made = made_.contains(path)});
+}
+
+void Snapshots::note_merged(const std::string& name, const std::string& path) const {
+  for (const std::string& file : {record_of(engine_.directory_, name), marker_of(path)})
+    if (auto removed = remove_file(file); !removed) log_error("{}", removed.error().text());
 }
 
 Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
@@ -190,6 +178,7 @@ Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::stri
 Status Snapshots::register_merge(const std::string& name, Origin origin, const Store& store,
                                  bool defined) {
   auto merge = std::make_shared<Merge>();
+  merge->name = name;
   merge->origin = &*origin.pin;
   merge->origin_name = origin.pin->name;
   merge->pin = std::make_unique<Graph::Pin>(std::move(origin.pin));
@@ -233,7 +222,7 @@ void Snapshots::finish(Merge& merge) {
   if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
   drop_store(merge.store);
   made_.erase(merge.store.path);
-  if (!merge.store.path.empty()) remove_marker(merge.store.path);
+  note_merged(merge.name, merge.store.path);
   merge.pin.reset();
   const std::lock_guard lock(merges_mutex_);
   merge.state = "merged";
@@ -244,22 +233,27 @@ bool Snapshots::merge_was_begun(const std::string& store_path) {
   return ::access(marker_of(store_path).c_str(), F_OK) == 0;
 }
 
-Status Snapshots::continue_merge(const std::string& name, Node& origin_node, Node& store,
-                                 const std::string& kind, uint64_t chunk_size, bool read_only) {
-  VOLFS_TRY_ASSIGN(Origin origin, locate(origin_node.name));
-  const uint64_t chunk_sectors = chunk_size / sector_size;
+Status Snapshots::continue_merge(const MergeRecord& record, bool defined, bool read_only) {
+  const Turn turn(*this);
+  VOLFS_TRY_ASSIGN(Origin origin, locate(record.origin));
+  Node* const store = engine_.graph_.find(record.snapshot + "-cow");
+  if (!origin.real) {
+    VOLFS_TRY(origin.top->suspend());
+    VOLFS_TRY(lower_table(origin));
+  }
+  const uint64_t chunk_sectors = record.chunk_size / sector_size;
   if (read_only) {
     VOLFS_TRY(
-        load_over(*origin.top, "snapshot", {origin.real, store.device.get()},
-                  snapshot_words(kind, chunk_sectors),
+        load_over(*origin.top, "snapshot", {origin.real, store->device.get()},
+                  snapshot_words(record.kind, chunk_sectors),
                   {.size = origin.top->size(), .read_only = true, .origins = engine_.origins_}));
     return origin.top->resume();
   }
-  VOLFS_TRY(show_merge(origin, *store.device, kind, chunk_sectors));
+  VOLFS_TRY(show_merge(origin, *store->device, record.kind, chunk_sectors));
   VOLFS_TRY(origin.top->resume());
-  const auto* image = dynamic_cast<const FileImage*>(store.device.get());
-  return register_merge(name, std::move(origin),
-                        {.name = store.name, .path = image ? image->path() : ""}, true);
+  if (record.made) made_.insert(record.store);
+  return register_merge(record.snapshot, std::move(origin),
+                        {.name = store->name, .path = record.store, .made = record.made}, defined);
 }
 
 // What is known of the merge of an earlier snapshot of the name.

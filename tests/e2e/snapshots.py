@@ -262,6 +262,41 @@ def kill(t):
         volfs("umount", t.mnt)
 
 
+def test_a_merge_of_a_snapshot_in_no_definition_goes_on_after_a_crash(t):
+    """For a store beside the definition, and for one elsewhere; a definition of other images is not concerned."""
+    old = t.random.randbytes(32 * MiB)
+    (t.path / "disk0.img").write_bytes(old)
+    (t.path / "elsewhere").mkdir()
+    without = SLOW[:SLOW.index("snapshots:")]
+    slow = t.define(without, "slow.yaml")
+    for store in (t.path / "before.cow", t.path / "elsewhere/kept.cow"):
+        t.mount(slow)
+        snapshot("create", t.mnt / "before", "--origin", "data", "--cow", store, "--chunk-size", "4KiB")
+        write_at_once(t.mnt / "data", {at: t.random.randbytes(4 * KiB) for at in range(0, 8 * MiB, 8 * KiB)})
+        snapshot("merge", t.mnt / "before", "--yes")
+        kill(t)
+        holds((t.path / "disk0.img").read_bytes() != old, "the merge ended too early for the test")
+        other = t.define("volfs: 1\nimages: {d: other.img}\nmaps: {m: {table: 0 8 linear d 0}}\n", "other.yaml")
+        t.file("other.img", 1 * MiB)
+        t.mount(other)
+        t.umount()
+        t.mount(slow, options=["ro"])
+        holds(content_of(t.mnt / "data") == old, "the origin of a mount that only reads")
+        t.umount()
+        os.rename(store, t.path / "away")
+        message = stderr_of(lab.VOLFS, "mount", slow, t.mnt)
+        holds("data: before was being merged into it, and that cannot go on" in message, message)
+        os.rename(t.path / "away", store)
+        t.mount(slow)
+        holds(content_of(t.mnt / "data") == old, "the origin of a mount that goes on")
+        snapshot("wait", t.mnt / "before", "--timeout", "100")
+        equal(device(t, "data")["map"]["table"], "0 65536 linear slow 0\n", "table of the origin")
+        holds(content_of(t.mnt / "data") == old, "the origin after the merge")
+        t.umount()
+        holds((t.path / "disk0.img").read_bytes() == old, "the image")
+        equal([str(each) for each in t.path.rglob("*") if ".cow" in each.name or ".merging" in each.name], [], "files")
+
+
 def runs(pid):
     """Whether a process has not ended; one that nobody has buried yet has."""
     try:

@@ -9,9 +9,8 @@
 // stay open. When the last snapshot has gone the origin gets its own table back.
 //
 // A merge takes the snapshot's name away and shows its contents under the origin's name at once;
-// the chunks follow in the background. As long as that goes on, STORE.merging lies beside the
-// store's file: the next mount of a definition with the snapshot goes on with the merge instead of
-// showing it.
+// the chunks follow in the background. As long as that goes on, files tell the next mount to go on
+// with the merge instead of showing the snapshot (engine/merge_record.h).
 #pragma once
 
 #include <cstdint>
@@ -32,6 +31,8 @@ class MappedDevice;
 namespace volfs::engine {
 
 class Engine;
+struct MergeRecord;
+struct SnapshotNode;
 
 struct SnapshotRequest {
   std::string name;
@@ -78,10 +79,10 @@ class Snapshots {
   // EBUSY if NODE is an origin that has snapshots. The caller holds the engine's structure lock.
   Status check_removable(const Node& node) const;
 
-  // For the assembly: ORIGIN's map shows SNAPSHOT being merged into it from now on. READ_ONLY: only
+  // For the assembly: the origin's map shows the snapshot being merged into it from now on, over
+  // the device NAME-cow, which is there. DEFINED: the definition has the snapshot. READ_ONLY: only
   // shows it so.
-  Status continue_merge(const std::string& name, Node& origin, Node& store, const std::string& kind,
-                        uint64_t chunk_size, bool read_only);
+  Status continue_merge(const MergeRecord& record, bool defined, bool read_only);
   static bool merge_was_begun(const std::string& store_path);
 
   // Ends background work. A merge of a snapshot that no definition knows is carried to its end; the
@@ -102,7 +103,7 @@ class Snapshots {
   };
   struct Merge {
     Node* origin = nullptr;  // stays: it is pinned
-    std::string origin_name;
+    std::string name, origin_name;
     std::unique_ptr<Graph::Pin> pin;
     dm::MappedDevice* top = nullptr;
     BlockDevice* real = nullptr;
@@ -123,6 +124,9 @@ class Snapshots {
   Status show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
                     uint64_t chunk_sectors);
   Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
+  Status note_merge(const SnapshotNode& found, const Node& origin, const std::string& path,
+                    bool defined) const;
+  void note_merged(const std::string& name, const std::string& path) const;
   Status check_unused(const Node& origin, const BlockDevice& top) const;
   void forget_merge(std::string_view name);
   void watch(Merge& merge);
