@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include "array_core.h"
+#include "personality/partial_parity.h"
+#include "ppl_format.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
 
@@ -43,10 +45,8 @@ Status Array::start() {
     const bool changed = std::any_of(roles.begin(), roles.end(), [&](uint16_t role) {
       return role < c.shared.geometry.raid_disks && !c.member_of(role);
     });
-    if (changed) {
-      c.note(true);
-      VOLFS_TRY(c.commit(lock));
-    }
+    if (changed) c.note(true);
+    VOLFS_TRY(c.commit(lock));
   }
   VOLFS_TRY_ASSIGN(c.daemon, Thread::start("volfs-md", [&c] { c.run_daemon(); }));
   return c.sync->start();
@@ -294,6 +294,9 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
   }
   member->written_events = 0;
   member->arrival = ++c.arrivals;
+  if (c.array.has_ppl)
+    VOLFS_TRY(empty_ppl(device, member->sb.ppl_position(), member->sb.ppl_size,
+                        ppl_signature(c.array.uuid)));
   if (c.bitmap) {
     // The others' bits, before the superblock says that it has a bitmap.
     const auto image = c.bitmap->image();

@@ -93,6 +93,7 @@ struct Array::Core final : Host {
   bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) override;
   void corrected_read(uint32_t slot, uint64_t length) override;
   bool sync_needed(uint64_t begin, uint64_t end) override;
+  Status settle_writes() override { return flush_members(); }
 
   static Status read_bad_blocks(Member& member);
   Status open_bitmap();

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "array_core.h"
+#include "ppl_format.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
 
@@ -24,6 +25,7 @@ constexpr Nanos read_error_age = std::chrono::hours(1);  // they count half afte
 Array::Core::Core(const ArrayOptions& o, const ArrayMetadata& a)
     : options(o), shared(a.geometry), array(a) {
   shared.host = this;
+  if (a.has_ppl && !o.read_only) shared.ppl_signature = ppl_signature(a.uuid);
 }
 
 Array::Core::~Core() = default;
@@ -41,6 +43,10 @@ void Array::Core::attach(Member& member, uint32_t slot, uint64_t recovered) {
   s.device = member.device;
   s.data_offset = member.sb.data_offset;
   s.write_mostly = member.sb.write_mostly;
+  if (array.has_ppl) {
+    s.log_position = member.sb.ppl_position();
+    s.log_size = member.sb.ppl_size;
+  }
   s.bad.assign(std::move(member.bad));
   s.recovered.store(recovered);
   s.faulty.store(false);

@@ -93,6 +93,7 @@ class Assembler {
   SlotSet missing() const;
   Status check_dirty();
   Status make_personality();
+  Status recover_log();
   void order_arrivals();
   Limits limits() const;
   std::string slots_text(const SlotSet& set) const;
@@ -157,12 +158,18 @@ Status Assembler::check_supported() const {
   const ArrayMetadata& a = fresh_->sb.array;
   if (a.reshape)
     return fail(Error::make(ENOTSUP, "a reshape was begun and has not ended: not supported"));
-  if (o_.read_only) return {};
+  if (o_.read_only) {
+    if (a.has_journal)
+      log_warning("{}: its journal is not replayed: what only that holds is not shown", o_.name);
+    return {};
+  }
   if (a.has_journal)
     return fail(Error::make(ENOTSUP, "a journal device is needed for writing: assemble read-only"));
-  if (a.has_ppl)
-    return fail(
-        Error::make(ENOTSUP, "the partial parity log is not supported: assemble read-only"));
+  for (const Candidate& c : found_)
+    if (a.has_ppl && c.sb.ppl_size < 2 * superblock_size)
+      return fail(
+          Error::make(ENOSPC, fmt::format("{}: {} bytes are too few for a partial parity log",
+                                          c.device->name(), c.sb.ppl_size)));
   for (const Candidate& c : found_)
     if (c.device->read_only())
       return fail(
@@ -324,13 +331,17 @@ Status Assembler::check_dirty() {
   c.resync_position = c.redundant ? c.array.resync_offset : all_in_sync;
   if (level >= 4 && level <= 6 && c.resync_position != all_in_sync && c.degraded_now() &&
       !c.read_only) {
-    if (!o_.force)
+    if (c.array.has_ppl)
+      log_warning("{}: starting dirty and degraded with a partial parity log", o_.name);
+    else if (!o_.force)
       return fail(Error::make(
           EIO, fmt::format("the array was not stopped cleanly and slots {} are missing: what is "
                            "computed for them may be wrong; force starts it all the same",
                            slots_text(c.shared.missing()))));
-    log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
-    c.resync_position = all_in_sync;
+    if (!c.array.has_ppl) {
+      log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
+      c.resync_position = all_in_sync;
+    }
   }
   c.shared.agreed.store(c.resync_position);
   return {};
@@ -346,6 +357,26 @@ Status Assembler::make_personality() {
       c.shared.sizes.push_back(c.array.member_size != 0 ? c.array.member_size : m->sb.data_size);
   }
   VOLFS_TRY_ASSIGN(c.personality, md::make_personality(c.shared));
+  return {};
+}
+
+// As md: an array that was in use when it stopped, and whose log was of use, is in sync then.
+Status Assembler::recover_log() {
+  Array::Core& c = core();
+  if (!c.array.has_ppl) return {};
+  const bool dirty = c.resync_position != all_in_sync;
+  if (c.read_only) {
+    if (dirty) log_warning("{}: what its partial parity log holds is not carried out", o_.name);
+    return {};
+  }
+  VOLFS_TRY_ASSIGN(const LogRecovery log, c.personality->recover_log(dirty));
+  if (log.done + log.unusable > 0)
+    log_info("{}: partial parity log: {} writes made right, {} unusable", o_.name, log.done,
+             log.unusable);
+  if (c.resync_position != 0 || c.degraded_now() || log.done == 0 || log.unusable > 0) return {};
+  c.resync_position = all_in_sync;
+  c.shared.agreed.store(all_in_sync);
+  c.note(false);
   return {};
 }
 
@@ -392,6 +423,7 @@ Result<std::unique_ptr<Array>> Assembler::run() {
   order_arrivals();
   VOLFS_TRY(check_dirty());
   VOLFS_TRY(make_personality());
+  VOLFS_TRY(recover_log());
   if (c.redundant) c.sync = std::make_unique<SyncEngine>(c);
   VOLFS_TRY(c.open_bitmap());
   const uint64_t size = c.personality->size();

@@ -166,6 +166,8 @@ bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
   lock.unlock();
   const std::lock_guard turn(core_.turn);
   const Array::Reconfiguration closed(core_);
+  // What a log that goes with its member stood for.
+  if (core_.array.has_ppl) (void)core_.flush_members();
   lock.lock();
   let_replacements_take_over();
   for (uint32_t i = 0; i < core_.shared.disks(); ++i) {

@@ -7,8 +7,11 @@
 // LAYOUT is a name or "-"; an IMAGE of "missing" leaves the slot empty. Operations, in turn:
 // put=FILE and get=FILE (the whole array), fail=, remove=, add=, replace=IMAGE, wait, half (lets a
 // slow sync come half the way and no further), check (prints the sectors that do not agree),
-// mdstat, size. Members are named by their paths.
+// mdstat, size, patch=FILE (writes it at the start), die (ends at once, as if killed). Members are
+// named by their paths. CREATE's word for the bitmap may be "ppl".
 #include <fmt/format.h>
+
+#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
@@ -87,6 +90,12 @@ Status operate(md::Array& array, Images& images, const std::string& what) {
     VOLFS_TRY_ASSIGN(BlockDevice * device, images.get(value, false));
     return array.add(*device);
   }
+  if (verb == "patch") {
+    std::ifstream in(value, std::ios::binary);
+    const std::string text(std::istreambuf_iterator<char>(in), {});
+    return array.write(0, std::as_bytes(std::span(text)));
+  }
+  if (verb == "die") _exit(0);
   if (verb == "replace") return array.replace(value, "");
   if (verb == "half") return go_half_way(array);
   if (verb == "wait" || verb == "check") {
@@ -123,6 +132,7 @@ Status work(std::vector<std::string> arguments) {
       members.push_back(device);
     }
   }
+  options.safe_mode_delay = std::chrono::hours(1);  // clean when it is stopped
   VOLFS_TRY_ASSIGN(auto array, md::Array::assemble(members, options));
   for (++i; i < arguments.size(); ++i)
     VOLFS_TRY(in(arguments[i], operate(*array, images, arguments[i])));
@@ -139,6 +149,7 @@ Status create(const std::vector<std::string>& a) {
   VOLFS_TRY_ASSIGN(o.chunk, parse_size(a[2]));
   VOLFS_TRY_ASSIGN(o.version, md::parse_version(a[3]));
   o.bitmap = a[4] == "bitmap" ? md::BitmapChoice::internal : md::BitmapChoice::none;
+  o.ppl = a[4] == "ppl";
   o.assume_clean = a[5] == "clean";
   VOLFS_TRY_ASSIGN(const uint64_t slots, parse_u64(a[6]));
   o.raid_disks = static_cast<uint32_t>(slots);

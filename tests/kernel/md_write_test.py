@@ -226,6 +226,46 @@ class Interchange(unittest.TestCase):
                 self.assertIn("mismatch_cnt 0", said)
                 self.read_by_linux([name for name in names if name != old], data, "replaced", True)
 
+    def spoil_parity(self, name):
+        """As if the power had gone before the parity of the first block was written: it is on this disk."""
+        with open(self.share / name, "r+b") as file:
+            file.seek(4096 + 128)
+            file.seek(512 * int.from_bytes(file.read(8), "little"))
+            file.write(bytes(4096))
+
+    def test_a_partial_parity_log_of_linux_closes_the_write_hole_for_volfs(self):
+        names = self.images(3, 8 * MIB)
+        output = self.guest.check(f"""
+            set -- $(attach {' '.join(names)})
+            mdadm --create /dev/md0 --run --quiet --assume-clean -e 1.2 -l 5 -n 3 -c 64 --consistency-policy=ppl $*
+            cat /sys/block/md0/md/consistency_policy
+            echo 0 > /sys/block/md0/md/safe_mode_delay
+            head -c $(blockdev --getsize64 /dev/md0) /dev/urandom > content
+            dd if=content of=/dev/md0 bs=64k oflag=direct conv=fsync status=none
+            dd if=/dev/urandom of=content bs=4k count=1 conv=notrunc status=none
+            dd if=content of=/dev/md0 bs=4k count=1 oflag=direct conv=fsync status=none
+            mdadm --examine $1 | grep State
+            n=0; for disk in $*; do dd if=$disk of=copy$n.img bs=1M iflag=direct status=none; n=$((n + 1)); done
+            mdadm --stop --quiet /dev/md0""")
+        self.assertIn("ppl", output)
+        self.assertIn("active", output)
+        data = (self.share / "content").read_bytes()
+        self.spoil_parity("copy2.img")
+        self.tool("rw", "copy0.img", "copy2.img", "--", "get=ours")
+        self.assertTrue((self.share / "ours").read_bytes() == data, "what was not written is lost")
+
+    def test_a_partial_parity_log_of_volfs_closes_the_write_hole_for_linux(self):
+        names = self.images(3, 8 * MIB)
+        self.tool("create", "raid5", "left-symmetric", "64K", "1.2", "ppl", "clean", "3", *names)
+        data = bytearray(self.content(int(self.tool("ro", *names, "--", "size")), 5))
+        self.tool("rw", *names, "--", "put=content")
+        self.read_by_linux(names, data, "with a PPL", True)
+        data[:4096] = random.Random(6).randbytes(4096)
+        (self.share / "patch").write_bytes(data[:4096])
+        self.tool("rw", *names, "--", "patch=patch", "die")
+        self.spoil_parity(names[2])
+        self.read_by_linux([names[0], names[2]], data, "what was not written is lost", False)
+
 
 if __name__ == "__main__":
     guest.skip_unless_possible()

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "volfs/block_device.h"
@@ -48,7 +49,8 @@ struct Slot {
   BlockDevice* device = nullptr;
   uint64_t data_offset = 0;
   bool write_mostly = false;
-  BadRanges bad;  // from the start of the data
+  uint64_t log_position = 0, log_size = 0;  // of its partial parity log, on the device
+  BadRanges bad;                            // from the start of the data
 
   std::atomic<bool> faulty{false};
   std::atomic<uint64_t> recovered{0};  // its content is right up to here; all_in_sync: all of it
@@ -85,6 +87,8 @@ class Host {
   virtual void corrected_read(uint32_t slot, uint64_t length) = 0;
   // Whether sync must look at [begin, end) of the sync space. The range is locked.
   virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
+  // Makes all that was written durable; members that cannot fail. An error: the array has failed.
+  virtual Status settle_writes() = 0;
 
  protected:
   ~Host() = default;
@@ -105,6 +109,7 @@ struct Members {
   // copy.
   std::atomic<uint64_t> agreed{all_in_sync};
   Host* host = nullptr;
+  std::optional<uint32_t> ppl_signature;  // raid5: there is a partial parity log
 
   uint32_t disks() const { return geometry.raid_disks; }
   // The index in `slots` of who is to replace the member of SLOT.
@@ -121,6 +126,11 @@ struct SyncStep {
   uint64_t mismatches = 0;  // bytes where redundancy disagreed, as md counts them
 };
 
+// What came of a log at assembly: entries that were carried out, and what could not be.
+struct LogRecovery {
+  uint64_t done = 0, unusable = 0;
+};
+
 class Personality {
  public:
   explicit Personality(Members& members) : m_(members) {}
@@ -135,6 +145,12 @@ class Personality {
   virtual bool mappable(uint64_t offset, uint64_t length) const = 0;
   virtual void map(uint64_t offset, uint64_t length, Mapping& out) const = 0;
 
+  // Once, before anything is read or written: makes right from the array's log, if it has one, what
+  // a crash left if the array is DIRTY.
+  virtual Result<LogRecovery> recover_log(bool dirty) {
+    (void)dirty;
+    return LogRecovery();
+  }
   virtual Status read(uint64_t offset, IoSpan iov) = 0;
   virtual Status write(uint64_t offset, IoSpan iov, Fua fua) = 0;
   // Makes the range read as zeros.

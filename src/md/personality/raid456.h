@@ -4,8 +4,10 @@
 // stay in cache, and many of them go out as one batch.
 #pragma once
 
+#include <memory>
 #include <span>
 
+#include "partial_parity.h"
 #include "slot_io.h"
 #include "volfs/md/parity.h"
 
@@ -21,10 +23,17 @@ using Blocks = InlineVector<std::byte*, 16>;
 
 class Raid456 final : public Personality {
  public:
-  Raid456(Members& members, const ParityLayout& layout) : Personality(members), layout_(layout) {}
+  Raid456(Members& members, const ParityLayout& layout) : Personality(members), layout_(layout) {
+    if (members.ppl_signature)
+      log_ = std::make_unique<PartialParityLog>(members, layout, *members.ppl_signature);
+  }
   uint64_t size() const override { return layout_.array_size(m_.member_size); }
   bool mappable(uint64_t offset, uint64_t length) const override;
   void map(uint64_t offset, uint64_t length, Mapping& out) const override;
+  Result<LogRecovery> recover_log(bool dirty) override {
+    if (!log_) return LogRecovery();
+    return log_->recover(dirty);
+  }
   Status read(uint64_t offset, IoSpan iov) override;
   Status write(uint64_t offset, IoSpan iov, Fua fua) override;
   Status write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) override;
@@ -61,6 +70,7 @@ class Raid456 final : public Personality {
   void compute(WriteBand& band, Scratch& scratch) const;
   void gather(WriteBand& band, IoSpan iov, Scratch& scratch) const;
   void add_writes(const WriteBand& band, SlotIo& io) const;
+  Result<PartialParityLog::Hold> log_parity(std::span<const WriteBand> bands, Scratch& scratch);
 
   Result<uint64_t> check_band(SyncKind kind, const Band& band);
   // Whether recovery has yet to give the member of that index (of a slot or a replacement) the
@@ -70,6 +80,7 @@ class Raid456 final : public Personality {
   Status recover_or_record(const Band& band);
 
   const ParityLayout layout_;
+  std::unique_ptr<PartialParityLog> log_;  // of raid5 only
 };
 
 }  // namespace volfs::md

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "raid456.h"
 #include "volfs/units.h"
@@ -123,6 +124,27 @@ void Raid456::add_writes(const WriteBand& w, SlotIo& io) const {
       io.add(i, member_offset(w.band), w.fresh[i % m_.disks()], w.band.length);
 }
 
+// What stays sums up to the new parity without the new data, however that was computed.
+Result<PartialParityLog::Hold> Raid456::log_parity(std::span<const WriteBand> bands,
+                                                   Scratch& scratch) {
+  std::vector<PartialParityLog::Entry> entries;
+  for (const WriteBand& w : bands) {
+    const std::byte* parity = w.fresh[w.shape.p];
+    if (!parity || !m_.slots[w.shape.p].present()) continue;
+    std::byte* partial = nullptr;
+    if (w.count < layout_.data_disks()) {
+      partial = scratch.take(w.band.length);
+      std::memcpy(partial, parity, w.band.length);
+      for (uint32_t k = 0; k < w.count; ++k)
+        xor_into(partial, w.fresh[layout_.data_slot(w.shape, w.first + k)], w.band.length);
+    }
+    const uint64_t at = w.band.row * layout_.row_size() + w.first * layout_.chunk() + w.band.x;
+    entries.push_back({w.shape.p, at, w.count * w.band.length,
+                       std::span<const std::byte>(partial, partial ? w.band.length : 0)});
+  }
+  return log_->write(entries, scratch);
+}
+
 // The rows are locked.
 Status Raid456::write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scratch& scratch) {
   for (WriteBand& w : bands) {
@@ -158,6 +180,11 @@ Status Raid456::write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scr
     }
     compute(w, scratch);
   }
+  std::optional<PartialParityLog::Hold> logged;
+  if (log_) {
+    VOLFS_TRY_ASSIGN(auto hold, log_parity(bands, scratch));
+    logged.emplace(std::move(hold));
+  }
   io.clear();
   for (const WriteBand& w : bands) add_writes(w, io);
   if (io.empty() || io.write(fua)) return {};
@@ -175,9 +202,12 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
   const uint64_t length = total_length(iov), chunk = layout_.chunk(), row_size = layout_.row_size();
   const Span span = sync_span(offset, length);
   RangeLock::Guard guard(m_.lock, span.begin, span.end);
+  // What goes out together must fit into each log, in whichever of them it comes to lie.
+  const uint64_t room = log_ ? log_->room() : UINT64_MAX;
+  const uint64_t longest = std::min(write_band, round_down(room / 2, sector_size));
   Scratch scratch;
   std::vector<WriteBand> bands(std::min<size_t>(
-      group_bands, 4 + 4 * (length / std::min(chunk, write_band) / layout_.data_disks())));
+      group_bands, 4 + 4 * (length / std::min(chunk, longest) / layout_.data_disks())));
   size_t used = 0;
   const auto send = [&]() -> Status {
     const Status status =
@@ -202,7 +232,7 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
     std::sort(std::begin(cuts), std::end(cuts));
     for (int c = 0; c < 3; ++c) {
       for (uint64_t x = cuts[c]; x < cuts[c + 1];) {
-        const uint64_t piece = m_.same_run(row * chunk + x, std::min(cuts[c + 1] - x, write_band));
+        const uint64_t piece = m_.same_run(row * chunk + x, std::min(cuts[c + 1] - x, longest));
         // Chunk i is new here if [i * chunk + x, + piece) lies in [from, to).
         const uint64_t first = from <= x ? 0 : div_round_up(from - x, chunk);
         const uint64_t last = to < x + piece ? 0 : (to - x - piece) / chunk + 1;
@@ -215,7 +245,7 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
           w.stride = chunk;
           w.at = row_start + first * chunk + x - offset;
           memory += piece * layout_.disks();
-          if (used == bands.size() || memory >= group_memory) {
+          if (used == bands.size() || memory >= std::min<uint64_t>(group_memory, room)) {
             VOLFS_TRY(send());
             memory = 0;
           }
@@ -231,6 +261,13 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
 Status Raid456::write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
   const uint64_t row_size = layout_.row_size(), end = offset + length;
   alignas(4096) static const std::byte zeros[64 * KiB] = {};
+  if (log_) {  // which each write goes through
+    for (uint64_t at = offset, piece = 0; at < end; at += piece) {
+      piece = std::min<uint64_t>(sizeof zeros, end - at);
+      VOLFS_TRY(write(at, OneSlice(std::span<const std::byte>(zeros, piece)), Fua::no));
+    }
+    return {};
+  }
   while (offset < end) {
     const uint64_t row = offset / row_size;
     if (offset % row_size == 0 && end - offset >= row_size) {

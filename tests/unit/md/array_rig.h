@@ -27,9 +27,10 @@ struct Shape {
   SuperblockVersion version = SuperblockVersion::v1_2;
   bool bitmap = false;
   bool assume_clean = true;
+  bool ppl = false;
   std::string text() const {
     return fmt::format("{} {} of {}, metadata {}{}", level_name(level), layout_name(level, layout),
-                       disks, version_name(version), bitmap ? ", bitmap" : "");
+                       disks, version_name(version), bitmap ? ", bitmap" : ppl ? ", PPL" : "");
   }
 };
 
@@ -43,6 +44,7 @@ inline std::vector<Shape> redundant_shapes() {
   for (uint32_t layout : {0u, 1u, 2u, 3u, 4u, 5u, 8u, 9u, 10u, 16u, 17u, 18u, 19u, 20u})
     shapes.push_back({6, layout, 4 + layout % 2});
   shapes.push_back({5, 2, 2});
+  shapes.push_back({5, 2, 3});
   const SuperblockVersion versions[] = {SuperblockVersion::v1_2, SuperblockVersion::v1_0,
                                         SuperblockVersion::v0_90, SuperblockVersion::v1_1};
   for (size_t i = 0; i < shapes.size(); ++i) {
@@ -50,6 +52,8 @@ inline std::vector<Shape> redundant_shapes() {
     shapes[i].bitmap = i % 3 == 1;
     if (i % 5 == 2) shapes[i].chunk = 16 * KiB;
   }
+  shapes.back() = {5, 2, 4, 4 * KiB, SuperblockVersion::v1_2};
+  shapes.back().ppl = true;
   return shapes;
 }
 
@@ -64,7 +68,7 @@ inline void must(const Status& status) {
 
 class Rig {
  public:
-  static constexpr uint64_t disk_size = 2 * MiB;
+  static constexpr uint64_t disk_size = 2 * MiB, disk_size_with_ppl = 4 * MiB;
   explicit Rig(const Shape& shape, uint64_t member_size = 128 * KiB) : shape_(shape) {
     for (uint32_t i = 0; i < shape.disks; ++i) add_disk();
     CreateOptions o;
@@ -75,12 +79,13 @@ class Rig {
     o.chunk = shape.level == 1 || shape.level < 0 ? 0 : shape.chunk;
     o.size = member_size;
     o.assume_clean = shape.assume_clean;
+    o.ppl = shape.ppl;
     o.bitmap = shape.bitmap ? BitmapChoice::internal : BitmapChoice::none;
     o.bitmap_chunk = shape.bitmap ? 8 * KiB : 0;
     o.name = "test";
     o.uuid.bytes.fill(0x5a);
     for (uint32_t i = 0; i < shape.disks; ++i) {
-      o.devices.push_back({.size = disk_size});
+      o.devices.push_back({.size = disks[i]->size()});
       o.device_uuids.emplace_back();
       o.device_uuids.back().bytes.fill(static_cast<uint8_t>(i + 1));
     }
@@ -90,7 +95,8 @@ class Rig {
   // A new disk; its index.
   size_t add_disk() {
     disks.push_back(
-        std::make_unique<test::MemoryDevice>(fmt::format("disk{}", disks.size()), disk_size));
+        std::make_unique<test::MemoryDevice>(fmt::format("disk{}", disks.size()),
+                                             shape_.ppl ? disk_size_with_ppl : disk_size));
     faults.push_back(std::make_unique<test::FaultDevice>(*disks.back(), disks.size()));
     return disks.size() - 1;
   }
