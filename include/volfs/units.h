@@ -57,8 +57,8 @@ inline uint64_t div_round_up(uint64_t n, uint64_t d) {
 }
 
 // Reads a size as definitions write it: a decimal number, alone (bytes) or followed, without
-// or with one blank, by KiB/MiB/GiB/TiB/PiB, K/M/G/T/P (binary, as lvm2; either case), B or
-// s (sectors). A fraction ("1.5GiB") is allowed if it gives whole bytes. The error says what
+// or with one blank, by KiB/MiB/GiB/TiB/PiB/EiB, K/M/G/T/P/E (binary, as lvm2; either case), B
+// or s (sectors). A fraction ("1.5GiB") is allowed if it gives whole bytes. The error says what
 // was found and what was expected; it is EINVAL, or ERANGE above max_device_size.
 Result<uint64_t> parse_size(std::string_view text);
 

@@ -19,7 +19,7 @@ Status create_image(const std::string& path, uint64_t size) {
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
     const int error = errno;
     ::unlink(path.c_str());
-    return fail_sys(error, fmt::format("{}: create with {} bytes", path, size));
+    return fail_sys(error, fmt::format("{}: create with {}", path, format_size(size)));
   }
   return {};
 }

@@ -18,6 +18,7 @@ struct Unit {
 __extension__ using Wide = unsigned __int128;
 
 constexpr uint64_t PiB = 1024 * TiB;
+constexpr uint64_t EiB = 1024 * PiB;
 
 bool equal_ignoring_case(std::string_view a, std::string_view b) {
   auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
@@ -28,7 +29,7 @@ bool equal_ignoring_case(std::string_view a, std::string_view b) {
 }
 
 std::optional<uint64_t> unit_bytes(std::string_view name) {
-  static constexpr std::array<Unit, 13> units{{{"", 1},
+  static constexpr std::array<Unit, 15> units{{{"", 1},
                                                {"B", 1},
                                                {"s", sector_size},
                                                {"K", KiB},
@@ -40,7 +41,9 @@ std::optional<uint64_t> unit_bytes(std::string_view name) {
                                                {"T", TiB},
                                                {"TiB", TiB},
                                                {"P", PiB},
-                                               {"PiB", PiB}}};
+                                               {"PiB", PiB},
+                                               {"E", EiB},
+                                               {"EiB", EiB}}};
   for (const Unit& unit : units)
     if (equal_ignoring_case(unit.name, name)) return unit.bytes;
   return std::nullopt;
@@ -104,13 +107,13 @@ Result<uint64_t> parse_size(std::string_view text) {
   const auto bytes = number ? checked_mul(*number, *unit) : std::nullopt;
   const auto sum = bytes ? checked_add(*bytes, *part) : std::nullopt;
   if (!sum || *sum > max_device_size)
-    return fail(Error::make(ERANGE, fmt::format("'{}' is too large a size", text)));
+    return fail(Error::make(ERANGE, fmt::format("'{}' is too large a size; expected less than 8EiB", text)));
   return *sum;
 }
 
 std::string format_size(uint64_t bytes) {
-  static constexpr std::array<Unit, 5> units{
-      {{"PiB", PiB}, {"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}}};
+  static constexpr std::array<Unit, 6> units{
+      {{"EiB", EiB}, {"PiB", PiB}, {"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}}};
   for (const Unit& unit : units)
     if (bytes != 0 && bytes % unit.bytes == 0)
       return fmt::format("{}{}", bytes / unit.bytes, unit.name);
@@ -118,8 +121,8 @@ std::string format_size(uint64_t bytes) {
 }
 
 std::string format_size_rounded(uint64_t bytes) {
-  static constexpr std::array<Unit, 5> units{
-      {{"PiB", PiB}, {"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}}};
+  static constexpr std::array<Unit, 6> units{
+      {{"EiB", EiB}, {"PiB", PiB}, {"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}}};
   for (const Unit& unit : units) {
     if (bytes < unit.bytes) continue;
     if (bytes % unit.bytes == 0) return fmt::format("{}{}", bytes / unit.bytes, unit.name);

@@ -23,6 +23,13 @@ Error dead(const std::string& path) {
                                            path, path));
 }
 
+Error off_mount(const std::string& path, bool exists) {
+  return Error::make(
+      ENOENT, fmt::format("'{}': {}not on a volfs mount; expected the mount point of one, or "
+                          "a file below it",
+                          path, exists ? "" : "no such file, and "));
+}
+
 // The mount point on the way to a path that a dead mount does not answer for.
 std::string topmost_dead(std::string path) {
   while (true) {
@@ -54,7 +61,10 @@ Result<std::string> normalised(const std::string& path) {
         slash == std::string::npos || slash == 0 ? slash : path.rfind('/', slash - 1);
     if (error == ENOENT && above != std::string::npos && above + 1 < slash)
       directory = realpath(path.substr(0, above + 1).c_str(), nullptr);
-    if (!directory) return fail_sys(error, path);
+    if (!directory) {
+      if (error == ENOENT) return fail(off_mount(path, false));
+      return fail_sys(error, path);
+    }
     const std::string result = std::string(directory) + path.substr(above);
     free(directory);
     return result;
@@ -93,7 +103,7 @@ Result<Target> find_target(const std::string& path) {
     if (errno == EACCES) return fail_sys(EACCES, control);
     const size_t slash = mountpoint.find_last_of('/');
     if (slash == std::string::npos || mountpoint == "/")
-      return fail(Error::make(ENOENT, fmt::format("{}: not on a volfs mount", path)));
+      return fail(off_mount(path, access(whole.c_str(), F_OK) == 0));
     mountpoint.resize(slash == 0 ? 1 : slash);
   }
   std::string volume = whole.substr(std::min(mountpoint.size(), whole.size()));

@@ -52,6 +52,11 @@ Result<json> send(const std::string& path, const char* name, json body) {
   return request(target.mountpoint, body);
 }
 
+// A target's answer may lack the end of its last line; dmsetup adds it, too.
+void print_lines(const std::string& text) {
+  fmt::print("{}{}", text, text.empty() || text.ends_with('\n') ? "" : "\n");
+}
+
 using MapBody = std::function<Result<json>(const MapArguments&)>;
 
 // One subcommand of `volfs map`: its options are added by the caller, BODY makes the request.
@@ -70,7 +75,7 @@ CLI::App* add_one(CLI::App& map, Session& session, const std::shared_ptr<MapArgu
     if (session.json)
       fmt::print("{}\n", answer->dump());
     else if (answer->is_string())
-      fmt::print("{}", answer->get<std::string>());
+      print_lines(answer->get<std::string>());
   });
   return command;
 }

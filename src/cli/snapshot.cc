@@ -97,14 +97,79 @@ Status wait_for_merge(const Target& target, double timeout) {
   }
 }
 
+using Run = std::function<Result<json>(const SnapshotArguments&, const Target&)>;
+using Print = std::function<void(const json&)>;
+
+void print_nothing(const json&) {}
+
+// One subcommand of `volfs snapshot`: its options are added by the caller; RUN does it, PRINT shows
+// what it returns.
 CLI::App* add_one(CLI::App& group, Session& session,
                   const std::shared_ptr<SnapshotArguments>& arguments, const char* name,
-                  const char* help, const char* example) {
+                  const char* help, const char* example, Run run, Print print = print_nothing) {
   auto* command = group.add_subcommand(name, help);
   command->add_option("SNAPSHOT", arguments->path, "its file, as /mnt/before")->required();
   add_json_option(*command, session);
   set_examples(*command, example);
+  command->callback([arguments, &session, run = std::move(run), print = std::move(print)] {
+    const auto target = find_target(arguments->path);
+    if (!target) return session.fail(target.error());
+    const Result<json> answer = run(*arguments, *target);
+    if (!answer) return session.fail(answer.error());
+    if (session.json)
+      fmt::print("{}\n", answer->dump());
+    else
+      print(*answer);
+  });
   return command;
+}
+
+// Asks QUESTION first, unless --yes was given.
+Result<json> send_confirmed(const SnapshotArguments& arguments, const Target& target,
+                            const char* name, const std::string& question,
+                            std::string_view not_done) {
+  if (!arguments.yes && !confirmed(question))
+    return fail(Error::make(
+        ECANCELED, fmt::format("{}: {}; --yes does it without asking", target.volume, not_done)));
+  return send(target, name, json::object());
+}
+
+Result<json> create_snapshot(const SnapshotArguments& arguments, const Target& target) {
+  VOLFS_TRY_ASSIGN(json body, create_body(arguments, target));
+  return send(target, "create", std::move(body));
+}
+
+Result<json> remove_snapshot(const SnapshotArguments& arguments, const Target& target) {
+  return send_confirmed(arguments, target, "remove",
+                        fmt::format("Drop the snapshot {} and what it kept?", target.volume),
+                        "not dropped");
+}
+
+Result<json> merge_snapshot(const SnapshotArguments& arguments, const Target& target) {
+  return send_confirmed(
+      arguments, target, "merge",
+      fmt::format("Make the origin what {} shows, and lose what was written since?", target.volume),
+      "not merged");
+}
+
+Result<json> snapshot_status(const SnapshotArguments&, const Target& target) {
+  return send(target, "status", json::object());
+}
+
+Result<json> wait_for_snapshot(const SnapshotArguments& arguments, const Target& target) {
+  VOLFS_TRY(wait_for_merge(target, arguments.timeout));
+  return json();
+}
+
+void add_create_options(CLI::App& create, SnapshotArguments& arguments) {
+  create.add_option("--origin", arguments.origin, "a volume of the mount")->required();
+  create.add_option(
+      "--cow", arguments.store,
+      "the file that keeps what the origin loses; default: SNAPSHOT.cow beside the definition");
+  create.add_option("--size", arguments.size,
+                    "of a new file; default: it cannot get full, and takes only what is used");
+  create.add_option("--chunk-size", arguments.chunk_size, "a power of two; default: 16KiB");
+  create.add_flag("--overflow", arguments.overflow, "a full snapshot stays readable (store PO)");
 }
 
 }  // namespace
@@ -118,91 +183,31 @@ void add_snapshot(CLI::App& app, Session& session) {
                "  volfs snapshot status /mnt/before\n"
                "  volfs snapshot merge /mnt/before && volfs snapshot wait /mnt/before\n"
                "  volfs snapshot remove /mnt/before\n");
-  // Runs BODY with the target, and prints what it returns by PRINT.
-  const auto run = [arguments, &session](CLI::App* command, auto body, auto print) {
-    command->callback([arguments, &session, body, print] {
-      const auto target = find_target(arguments->path);
-      if (!target) return session.fail(target.error());
-      Result<json> answer = body(*target);
-      if (!answer) return session.fail(answer.error());
-      if (session.json)
-        fmt::print("{}\n", answer->dump());
-      else
-        print(*answer);
-    });
+  const auto add = [&](const char* name, const char* help, const char* example, Run run,
+                       Print print = print_nothing) {
+    return add_one(*group, session, arguments, name, help, example, std::move(run),
+                   std::move(print));
   };
-  const auto quiet = [](const json&) {};
-
-  auto* create =
-      add_one(*group, session, arguments, "create",
-              "take a snapshot: what was written before is in it, nothing later",
-              "  volfs snapshot create /mnt/before --origin md0 --cow before.cow\n"
-              "  volfs snapshot create /mnt/before --origin /mnt/vg0/root --size 2GiB\n");
-  create->add_option("--origin", arguments->origin, "a volume of the mount")->required();
-  create->add_option(
-      "--cow", arguments->store,
-      "the file that keeps what the origin loses; default: SNAPSHOT.cow beside the definition");
-  create->add_option("--size", arguments->size,
-                     "of a new file; default: it cannot get full, and takes only what is used");
-  create->add_option("--chunk-size", arguments->chunk_size, "a power of two; default: 16KiB");
-  create->add_flag("--overflow", arguments->overflow, "a full snapshot stays readable (store PO)");
-  run(
-      create,
-      [arguments](const Target& target) -> Result<json> {
-        VOLFS_TRY_ASSIGN(json body, create_body(*arguments, target));
-        return send(target, "create", std::move(body));
-      },
-      quiet);
-
-  auto* remove = add_one(*group, session, arguments, "remove", "drop a snapshot and what it kept",
-                         "  volfs snapshot remove /mnt/before --yes\n");
-  remove->add_flag("-y,--yes", arguments->yes, "do not ask");
-  run(
-      remove,
-      [arguments](const Target& target) -> Result<json> {
-        if (!arguments->yes &&
-            !confirmed(fmt::format("Drop the snapshot {} and what it kept?", target.volume)))
-          return fail(Error::make(ECANCELED, fmt::format("{}: not dropped; --yes does it without "
-                                                         "asking",
-                                                         target.volume)));
-        return send(target, "remove", json::object());
-      },
-      quiet);
-
-  auto* merge =
-      add_one(*group, session, arguments, "merge",
-              "make the origin what the snapshot shows, in the background",
-              "  volfs snapshot merge /mnt/before --yes && volfs snapshot wait /mnt/before\n");
-  merge->add_flag("-y,--yes", arguments->yes, "do not ask");
-  run(
-      merge,
-      [arguments](const Target& target) -> Result<json> {
-        if (!arguments->yes &&
-            !confirmed(fmt::format(
-                "Make the origin what {} shows, and lose what was written since?", target.volume)))
-          return fail(Error::make(ECANCELED, fmt::format("{}: not merged; --yes does it without "
-                                                         "asking",
-                                                         target.volume)));
-        return send(target, "merge", json::object());
-      },
-      quiet);
-
-  run(
-      add_one(*group, session, arguments, "status", "tell the state, and how full the store is",
-              "  volfs snapshot status /mnt/before\n"),
-      [](const Target& target) { return send(target, "status", json::object()); }, print_state);
-
-  auto* wait = add_one(*group, session, arguments, "wait", "wait until a merge is done",
-                       "  volfs snapshot wait /mnt/before --timeout 600\n");
-  wait->add_option("--timeout", arguments->timeout, "seconds; 0: without end")
+  add_create_options(
+      *add("create", "take a snapshot: what was written before is in it, nothing later",
+           "  volfs snapshot create /mnt/before --origin md0 --cow before.cow\n"
+           "  volfs snapshot create /mnt/before --origin /mnt/vg0/root --size 2GiB\n",
+           create_snapshot),
+      *arguments);
+  auto* remover = add("remove", "drop a snapshot and what it kept",
+                      "  volfs snapshot remove /mnt/before --yes\n", remove_snapshot);
+  auto* merger =
+      add("merge", "make the origin what the snapshot shows, in the background",
+          "  volfs snapshot merge /mnt/before --yes && volfs snapshot wait /mnt/before\n",
+          merge_snapshot);
+  for (CLI::App* command : {remover, merger})
+    command->add_flag("-y,--yes", arguments->yes, "do not ask");
+  add("status", "tell the state, and how full the store is",
+      "  volfs snapshot status /mnt/before\n", snapshot_status, print_state);
+  auto* waiter = add("wait", "wait until a merge is done",
+                     "  volfs snapshot wait /mnt/before --timeout 600\n", wait_for_snapshot);
+  waiter->add_option("--timeout", arguments->timeout, "seconds; 0: without end")
       ->check(CLI::Range(0.0, 86400.0));
-  run(
-      wait,
-      [arguments](const Target& target) -> Result<json> {
-        VOLFS_TRY(wait_for_merge(target, arguments->timeout));
-        return json();
-      },
-      quiet);
 }
 
 }  // namespace volfs::cli

@@ -13,8 +13,8 @@ namespace volfs::config {
 namespace {
 
 std::string called(const Image& image) {
-  return image.name.value.empty() ? std::string("a snapshot's cow")
-                                  : fmt::format("image {}", quote(image.name.value));
+  return image.name.at.given() ? fmt::format("image {}", quote(image.name.value))
+                               : std::string("a snapshot's cow");
 }
 
 uint64_t end_of(const Image& image) {
@@ -84,6 +84,21 @@ void check_one_way(Context& context, const std::vector<const Image*>& images) {
   }
 }
 
+// IMAGES have one path, in the order of the file: `volfs create` makes it once.
+void check_one_size(Context& context, const std::vector<const Image*>& images) {
+  const Image* first = nullptr;
+  for (const Image* image : images) {
+    if (!image->size) continue;
+    if (first == nullptr) first = image;
+    if (image->size->value == first->size->value) continue;
+    context.report(image->size->at,
+                   fmt::format("'size' of {} is {}, and that of {}, of the same file, {} (line {})",
+                               called(*image), format_size(image->size->value), called(*first),
+                               format_size(first->size->value), first->size->at.line),
+                   "the same size for all images of a file");
+  }
+}
+
 class UuidChecker {
  public:
   explicit UuidChecker(Context& context) : context_(context) {}
@@ -126,6 +141,7 @@ void check_paths(Context& context, const Definition& definition) {
     if (images.size() < 2) continue;
     std::ranges::stable_sort(images, {}, [](const Image* image) { return image->path.at; });
     check_one_way(context, images);
+    check_one_size(context, images);
     check_one_path(context, images, definition.readonly.value);
   }
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -96,6 +97,13 @@ class VolumeReader {
   LvType type() const { return volume_.type.value; }
   std::string with_type() const { return fmt::format("type {}", to_string(type())); }
 
+  static std::string_view expected_size(const Node& node, bool in_extents) {
+    if (in_extents) return extents_expected;
+    const auto size =
+        node.kind == Node::Kind::scalar ? parse_size(node.text) : Result<uint64_t>(uint64_t{0});
+    return !size && size.error().code() == ERANGE ? "a size below 8EiB" : size_expected;
+  }
+
   void read_size() {
     const Node* extents = reader_.find("extents");
     if (extents != nullptr) reader_.forbid("size", "'extents'", "either of the two");
@@ -108,8 +116,7 @@ class VolumeReader {
     if (size)
       volume_.size = {*size, node->at};
     else
-      reader_.report(in_extents ? "extents" : "size", *node,
-                     in_extents ? extents_expected : size_expected);
+      reader_.report(in_extents ? "extents" : "size", *node, expected_size(*node, in_extents));
   }
 
   // As lvcreate, the type follows from the other keys if it is not given.

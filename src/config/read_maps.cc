@@ -30,7 +30,6 @@ void read_cow(MapReader& reader, Snapshot& snapshot) {
   if (node->kind == Node::Kind::map) {
     MapReader file(reader.context(), *node, fmt::format("'cow' of {}", reader.owner()), cow_keys);
     Image image;
-    image.name.at = node->at;
     file.require("path", "'path: FILE'");
     file.read("path", image.path, "the path of a file or block device");
     file.read("size", image.size, SizeRule{});

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "names.h"
 
@@ -130,7 +131,13 @@ bool MapReader::read_size(std::string_view key, const Node& node, const SizeRule
   const auto size =
       node.kind == Node::Kind::scalar ? parse_size(node.text) : Result<uint64_t>(fail_invalid(""));
   if (!size || !rule.holds(*size)) {
-    report(key, node, rule.expected() + (size ? "" : " (bytes, or with KiB, MiB, GiB, TiB or s)"));
+    const bool too_large = !size && size.error().code() == ERANGE;
+    if (too_large && rule.most == max_device_size)
+      report(key, node, "a size below 8EiB");
+    else
+      report(
+          key, node,
+          rule.expected() + (size || too_large ? "" : " (bytes, or with KiB, MiB, GiB, TiB or s)"));
     return false;
   }
   out = {*size, node.at};

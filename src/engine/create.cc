@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <map>
 #include <set>
 
 #include "array_options.h"
@@ -52,6 +54,51 @@ std::vector<NamedFile> files_of(const config::Definition& definition) {
   return files;
 }
 
+// Where a missing file will be, so that two ways to say it are seen to be one.
+std::string place_of(const std::string& path) {
+  const std::filesystem::path whole = std::filesystem::absolute(path);
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::canonical(whole.parent_path(), error);
+  return error ? whole.lexically_normal().string() : (folder / whole.filename()).string();
+}
+
+// COMING: the names of images whose files are yet to be made.
+void plan_images(const config::Definition& definition, const CreateOptions& options,
+                 std::set<std::string>& coming, std::vector<CreateStep>& steps,
+                 config::Diagnostics& problems) {
+  std::map<std::string, const config::Image*> planned;
+  for (const auto& [image, what] : files_of(definition)) {
+    const std::string path = resolve_path(options.directory, image.path.value);
+    if (exists(path)) continue;
+    const auto same = planned.find(place_of(path));
+    if (same != planned.end()) {
+      const config::Image& first = *same->second;
+      if (!image.name.value.empty()) coming.insert(image.name.value);
+      if (image.size && image.size->value != first.size->value)
+        problems.add(image.size->at,
+                     fmt::format("{} makes {} with {}, and line {} with {}", what, path,
+                                 format_size(image.size->value), first.size->at.line,
+                                 format_size(first.size->value)),
+                     "the same size for all images of a file");
+      continue;
+    }
+    if (!image.size) {
+      problems.add(image.path.at,
+                   fmt::format("{} does not exist and {} has no size to make it with", path, what));
+      continue;
+    }
+    const uint64_t size = image.size->value;
+    planned.emplace(place_of(path), &image);
+    if (!image.name.value.empty()) coming.insert(image.name.value);
+    steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
+                     [path, size,
+                      place = fmt::format("{}:{}:{}", definition.file_name, image.size->at.line,
+                                          image.size->at.column)] {
+                       return in(place, create_image(path, size));
+                     }});
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> missing_images(const config::Definition& definition,
@@ -67,22 +114,8 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     const config::Definition& definition, const CreateOptions& options) {
   std::vector<CreateStep> steps;
   config::Diagnostics problems(definition.file_name);
-  std::set<std::string> planned, coming;
-  for (const auto& [image, what] : files_of(definition)) {
-    const std::string path = resolve_path(options.directory, image.path.value);
-    if (planned.contains(path)) coming.insert(image.name.value);
-    if (exists(path) || planned.contains(path)) continue;
-    if (!image.size) {
-      problems.add(image.path.at,
-                   fmt::format("{} does not exist and {} has no size to make it with", path, what));
-      continue;
-    }
-    const uint64_t size = image.size->value;
-    planned.insert(path);
-    if (!image.name.value.empty()) coming.insert(image.name.value);
-    steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
-                     [path, size] { return create_image(path, size); }});
-  }
+  std::set<std::string> coming;
+  plan_images(definition, options, coming, steps, problems);
   for (const config::Item& item : definition.build_order) {
     const size_t before = steps.size();
     if (item.kind == config::DeviceKind::array)

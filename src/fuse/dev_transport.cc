@@ -15,6 +15,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "kernel_order.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
 #include "wire.h"
@@ -111,6 +112,7 @@ Status DevTransport::start() {
 }
 
 ssize_t DevTransport::send(const iovec* iov, int count) const {
+  before_answer();
   return writev(fd_, iov, count);
 }
 
@@ -287,6 +289,7 @@ bool DevTransport::serve_one(Server& self, Request*& request) {
         return false;
     }
   }
+  after_request();
   if (dispatch(self, *request, static_cast<size_t>(length))) request = nullptr;
   return true;
 }

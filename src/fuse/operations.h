@@ -2,7 +2,10 @@
 // The file operations other than those on data, as libfuse calls them.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +22,11 @@ struct fuse_req;
 struct iovec;
 
 namespace volfs::fuse {
+
+// What a volume occupies changes by what other volumes do, too. Seconds.
+inline constexpr double attribute_timeout = 1;
+// st_blocks.
+blkcnt_t blocks(uint64_t bytes);
 
 class Operations {
  public:

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kernel_order.h"
 #include "ring_queue.h"
 #include "volfs/units.h"
 
@@ -78,6 +79,7 @@ RingEntry::~RingEntry() {
 }
 
 bool RingEntry::take(fuse_in_header& in) {
+  after_request();
   std::memcpy(&in, header().in_out, sizeof in);
   unique_ = in.unique;
   received_ = header().payload_size;
@@ -103,6 +105,7 @@ RingRequest& RingEntry::request() {
 }
 
 void RingEntry::answer(int error, size_t size) {
+  before_answer();
   fuse_out_header out{};
   out.len = static_cast<uint32_t>(sizeof out + size);
   out.error = -error;

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "dev_transport.h"
+#include "kernel_order.h"
 #include "mount.h"
 #include "notifier.h"
 #include "operations.h"
@@ -195,6 +196,7 @@ Status MountedServer::mount(const std::string& mountpoint) {
   operations_.send = [this](const iovec* iov, int count) {
     if (!init_sent_.load(std::memory_order_acquire)) return send_init(iov, count);
     if (ring_ && ring_->answer(iov, count)) return answered_all(iov, count);
+    before_answer();
     return writev(fd_, iov, count);
   };
   fd_ = fcntl(fuse_session_fd(session_), F_DUPFD_CLOEXEC, 3);

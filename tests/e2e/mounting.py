@@ -567,4 +567,34 @@ maps: {{x: {{table: "0 64 linear a 0"}}, y: {{table: "0 64 linear b 0"}}}}
             lab.holds("is, at least in part, what the image 'a' (" in said, f"the refusal: {said}")
 
 
+def test_messages_about_images_that_cannot_be_made(t):
+    def refusal(images):
+        return lab.stderr_of(lab.VOLFS, "create", t.define(f"volfs: 1\nimages:\n{images}"), status=1)
+    second = f"  b: {{path: {t.path}/x.img, size: 2MiB}}"
+    said = refusal(f"  a: {{path: x.img, size: 1MiB}}\n{second}\n")
+    lab.holds(f":4:{second.index('2MiB') + 1}: the image 'b' makes " in said and "2MiB" in said and "expected the same size" in said, said)
+    lab.holds(not (t.path / "x.img").exists(), "an image of a definition that was refused")
+    said = refusal("  a: {path: big.img, size: 7EiB}\n")
+    lab.holds(":3:28: " in said and "create with 7EiB: File too large" in said, said)
+    lab.holds(not (t.path / "big.img").exists(), "the rest of an image that could not be made")
+
+
+def test_names_that_are_on_no_mount(t):
+    os.chdir(t.path)
+    expected = "not on a volfs mount; expected the mount point of one, or a file below it"
+    for path in ("m", "sub/m", "/nonexistent/a/b/c"):
+        lab.equal(lab.stderr_of(lab.VOLFS, "where", path, 0, status=1).strip(),
+                  f"volfs: '{path}': no such file, and {expected}", path)
+    lab.equal(lab.stderr_of(lab.VOLFS, "where", t.path, 0, status=1).strip(), f"volfs: '{t.path}': {expected}", "a folder")
+
+
+def test_a_message_is_answered_in_whole_lines(t):
+    (t.path / "a.img").write_bytes(bytes(1 * lab.MiB))
+    t.mount(t.define("volfs: 1\nimages: {a: a.img}\nmaps: {d: {table: '0 2048 dust a 0 512'}}\n"))
+    message = lambda *words: lab.volfs("map", "message", t.mnt / "d", 0, *words)
+    lab.equal(message("countbadblocks"), "countbadblocks: 0 badblock(s) found\n", "as dmsetup prints it")
+    lab.equal(message("addbadblock", 5), "", "a message without an answer")
+    lab.equal(message("listbadblocks"), "5\n", "an answer that has its newline")
+
+
 lab.main(globals())

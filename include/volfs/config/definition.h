@@ -33,7 +33,7 @@ using Text = Located<std::string>;
 
 // A backing file or block device, or a part of one.
 struct Image {
-  Text name;                     // empty for the file that a snapshot's `cow` describes in place
+  Text name;                     // nowhere for the file that a snapshot's `cow` describes in place
   Text path;                     // as written; a relative one starts at the definition's directory
   Optional<uint64_t> size;       // what `volfs create` makes a missing file; multiple of 512
   Optional<uint32_t> partition;  // 1..256; excludes size, offset and length
