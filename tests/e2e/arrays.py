@@ -235,7 +235,8 @@ class Writer(threading.Thread):
 
 
 def test_nothing_promised_is_lost_by_kill_9(t):
-    for kind, (words, slots, _) in KINDS.items():
+    kinds = KINDS | {"raid5 with a log": ("level: raid5, chunk: 16KiB, consistency: ppl", 3, 1)}
+    for kind, (words, slots, _) in kinds.items():
         # A raid5 or raid6 that is dirty before its first recovery has ended needs force, as in Linux.
         definition = define(t, words + ", assume_clean: true", slots, extra=0)
         promised = {}
