@@ -77,7 +77,8 @@ Result<Node*> Assembler::add_snapshot(const config::Snapshot& snapshot, BlockDev
   return engine_->graph_.add(snapshot.name.value, Kind::snapshot, std::move(map));
 }
 
-// The same of snapshots that were taken at run time: once all is there that they could be of.
+// The same of snapshots that were taken at run time: once all is there that they could be of. Then
+// all merges go on.
 void Assembler::continue_merges() {
   const std::string overlay = engine_->overlay_ ? engine_->overlay_->directory() : "";
   const std::string definition = std::filesystem::path(definition_.file_name).filename();
@@ -99,6 +100,9 @@ void Assembler::continue_merges() {
                              record.origin, record.snapshot, goes_on.error().text(),
                              record_of(options_.directory, record.snapshot)));
   }
+  if (!problems_.empty()) return;
+  if (auto started = engine_->snapshots().start_merges(); !started)
+    report({}, started.error().text());
 }
 
 Status Assembler::continue_merge(const MergeRecord& record, bool read_only) {

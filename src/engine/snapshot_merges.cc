@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <mutex>
 #include <set>
+#include <utility>
 
 #include "assembler.h"
 #include "merge_record.h"
@@ -241,19 +242,37 @@ Status Snapshots::continue_merge(const MergeRecord& record, bool defined, bool r
     VOLFS_TRY(origin.top->suspend());
     VOLFS_TRY(lower_table(origin));
   }
-  const uint64_t chunk_sectors = record.chunk_size / sector_size;
-  if (read_only) {
-    VOLFS_TRY(
-        load_over(*origin.top, "snapshot", {origin.real, store->device.get()},
-                  snapshot_words(record.kind, chunk_sectors),
-                  {.size = origin.top->size(), .read_only = true, .origins = engine_.origins_}));
-    return origin.top->resume();
-  }
-  VOLFS_TRY(show_merge(origin, *store->device, record.kind, chunk_sectors));
+  // As the snapshot shows it, for now: other snapshots of the origin may be yet to come, and must
+  // have their copies of what the merge overwrites.
+  VOLFS_TRY(load_over(*origin.top, "snapshot", {origin.real, store->device.get()},
+                      snapshot_words(record.kind, record.chunk_size / sector_size),
+                      {.size = origin.top->size(),
+                       .read_only = read_only || origin.top->read_only(),
+                       .origins = engine_.origins_}));
   VOLFS_TRY(origin.top->resume());
+  if (read_only) return {};
   if (record.made) made_.insert(record.store);
-  return register_merge(record.snapshot, std::move(origin),
-                        {.name = store->name, .path = record.store, .made = record.made}, defined);
+  auto merge = std::make_unique<Waiting>(
+      Waiting{.name = record.snapshot,
+              .origin = std::move(origin),
+              .store = {.name = store->name, .path = record.store, .made = record.made},
+              .device = store->device.get(),
+              .kind = record.kind,
+              .chunk_sectors = record.chunk_size / sector_size,
+              .defined = defined});
+  waiting_.push_back(std::move(merge));
+  return {};
+}
+
+Status Snapshots::start_merges() {
+  const Turn turn(*this);
+  for (const auto& merge : std::exchange(waiting_, {})) {
+    VOLFS_TRY(in(merge->name,
+                 show_merge(merge->origin, *merge->device, merge->kind, merge->chunk_sectors)));
+    VOLFS_TRY(in(merge->name, merge->origin.top->resume()));
+    VOLFS_TRY(register_merge(merge->name, std::move(merge->origin), merge->store, merge->defined));
+  }
+  return {};
 }
 
 // What is known of the merge of an earlier snapshot of the name.

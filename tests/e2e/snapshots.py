@@ -195,14 +195,17 @@ def test_a_merge_makes_the_origin_what_the_snapshot_showed(t):
     holds((t.path / "disk0.img").read_bytes() + (t.path / "disk1.img").read_bytes() == old, "the images")
 
 
+# `later` takes a moment to be opened: a merge must not go on before.
 SLOW = """
 volfs: 1
-images: {disk0: disk0.img}
+images: {disk0: disk0.img, later-file: later.cow}
 maps:
+  later-store: {table: 0 131072 delay later-file 0 50 later-file 0 0, hidden: true}
   slow: {table: 0 65536 delay disk0 0 0 disk0 0 6, hidden: true}
   data: {table: 0 65536 linear slow 0}
 snapshots:
   before: {origin: data, cow: {path: before.cow}, chunk_size: 4KiB}
+  later: {origin: data, cow: later-store}
 """
 
 
@@ -210,18 +213,22 @@ def test_a_merge_goes_on_at_the_next_mount(t):
     """After the end of a mount, and after a killed daemon."""
     old = t.random.randbytes(32 * MiB)
     (t.path / "disk0.img").write_bytes(old)
-    t.file("before.cow", 64 * MiB)
+    for name in ("before.cow", "later.cow"):
+        t.file(name, 64 * MiB)
     fast = t.define(SLOW.replace("0 65536 delay disk0 0 0 disk0 0 6", "0 65536 linear disk0 0"), "fast.yaml")
     t.mount(fast)
     write_at_once(t.mnt / "data", {at: t.random.randbytes(4 * KiB) for at in range(0, 32 * MiB, 8 * KiB)})
     t.umount()
+    with open(t.path / "later.cow", "r+b") as file:  # anew: of what there is now
+        file.write(bytes(1 * MiB))
+    changed = (t.path / "disk0.img").read_bytes()
     slow = t.define(SLOW, "slow.yaml")
 
     def used():
         return int(device(t, "data")["map"]["status"].split()[3].split("/")[0])
 
     t.mount(slow)
-    holds("data: has the snapshot before" in stderr_of(lab.VOLFS, "map", "remove", t.mnt / "data"), "message")
+    holds("data: has the snapshot" in stderr_of(lab.VOLFS, "map", "remove", t.mnt / "data"), "message")
     snapshot("merge", t.mnt / "before", "--yes")
     for command in (["snapshot", "create", t.mnt / "x", "--origin", "data"], ["map", "remove", t.mnt / "data"],
                     ["snapshot", "merge", t.mnt / "before", "--yes"], ["snapshot", "wait", t.mnt / "before", "--timeout", "0.1"]):
@@ -238,15 +245,18 @@ def test_a_merge_goes_on_at_the_next_mount(t):
         # A read-only mount shows what it will be, and changes nothing.
         sums = [sha256(t.path / name) for name in ("disk0.img", "before.cow")]
         t.mount(slow, options=["ro"])
-        equal(sorted(os.listdir(t.mnt)), [".volfs", "data"], "names")
+        equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "later"], "names")
         holds(content_of(t.mnt / "data") == old, "the origin of a mount that only reads")
+        holds(content_of(t.mnt / "later") == changed, "another snapshot in a mount that only reads")
         t.umount()
         equal([sha256(t.path / name) for name in ("disk0.img", "before.cow")], sums, "the files")
         t.mount(slow)
         holds(content_of(t.mnt / "data") == old, "the origin of a mount that goes on")
+        holds(content_of(t.mnt / "later") == changed, "another snapshot in a mount that goes on")
     t.umount()
     t.mount(fast)
     snapshot("wait", t.mnt / "before", "--timeout", "120")
+    holds(content_of(t.mnt / "later") == changed, "another snapshot after the merge")
     t.umount()
     holds((t.path / "disk0.img").read_bytes() == old, "the image")
     # The store is empty now, and a snapshot of what there is.
@@ -267,6 +277,7 @@ def test_a_merge_of_a_snapshot_in_no_definition_goes_on_after_a_crash(t):
     old = t.random.randbytes(32 * MiB)
     (t.path / "disk0.img").write_bytes(old)
     (t.path / "elsewhere").mkdir()
+    t.file("later.cow", 64 * MiB)
     without = SLOW[:SLOW.index("snapshots:")]
     slow = t.define(without, "slow.yaml")
     for store in (t.path / "before.cow", t.path / "elsewhere/kept.cow"):
@@ -294,7 +305,7 @@ def test_a_merge_of_a_snapshot_in_no_definition_goes_on_after_a_crash(t):
         holds(content_of(t.mnt / "data") == old, "the origin after the merge")
         t.umount()
         holds((t.path / "disk0.img").read_bytes() == old, "the image")
-        equal([str(each) for each in t.path.rglob("*") if ".cow" in each.name or ".merging" in each.name], [], "files")
+        equal([str(each) for each in t.path.rglob("*") if each.name in ("before.cow", "kept.cow") or ".merging" in each.name], [], "files")
 
 
 def runs(pid):
@@ -308,6 +319,7 @@ def runs(pid):
 def test_unmounting_waits_for_the_daemon_though_others_mount(t):
     """The number of its device is the next mount's at once, and is no sign that the first one is still there."""
     (t.path / "disk0.img").write_bytes(bytes(32 * MiB))
+    t.file("later.cow", 64 * MiB)
     slow = t.define(SLOW[:SLOW.index("snapshots:")].replace("0 0 6", "0 0 20"), "slow.yaml")
     t.mount(slow)
     snapshot("create", t.mnt / "before", "--origin", "data", "--chunk-size", "4KiB")

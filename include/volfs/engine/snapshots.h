@@ -19,6 +19,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "volfs/engine/graph.h"
 #include "volfs/error.h"
@@ -79,10 +80,11 @@ class Snapshots {
   // EBUSY if NODE is an origin that has snapshots. The caller holds the engine's structure lock.
   Status check_removable(const Node& node) const;
 
-  // For the assembly: the origin's map shows the snapshot being merged into it from now on, over
-  // the device NAME-cow, which is there. DEFINED: the definition has the snapshot. READ_ONLY: only
-  // shows it so.
+  // For the assembly: the origin's map shows from now on what the snapshot does, over the device
+  // NAME-cow, which is there; unless READ_ONLY the merge goes on with start_merges(), to be called
+  // once all snapshots are there. DEFINED: the definition has the snapshot.
   Status continue_merge(const MergeRecord& record, bool defined, bool read_only);
+  Status start_merges();
   static bool merge_was_begun(const std::string& store_path);
 
   // Ends background work. A merge of a snapshot that no definition knows is carried to its end; the
@@ -111,6 +113,16 @@ class Snapshots {
     Thread watcher;
     bool defined = false;  // by the definition: the next mount knows of it
     std::string state = "merging";
+  };
+
+  struct Waiting {
+    std::string name;
+    Origin origin;
+    Store store;
+    BlockDevice* device = nullptr;  // the store's
+    std::string kind;
+    uint64_t chunk_sectors = 0;
+    bool defined = false;
   };
 
   Result<Origin> locate(std::string_view path) const;
@@ -142,7 +154,8 @@ class Snapshots {
   std::set<std::string> made_;            // files that create() made
   std::set<const BlockDevice*> lowered_;  // NAME-real maps that hold their origin's own table
   std::set<std::string> taken_;           // snapshots that create() made
-  mutable Mutex merges_mutex_;            // guards what follows, and Merge::state
+  std::vector<std::unique_ptr<Waiting>> waiting_;  // merges, for start_merges()
+  mutable Mutex merges_mutex_;                     // guards what follows, and Merge::state
   mutable CondVar merges_changed_;
   std::map<std::string, std::shared_ptr<Merge>, std::less<>> merges_;
   bool closing_ = false;
