@@ -195,6 +195,7 @@ class SyncEngine {
   bool fill_slots(std::unique_lock<Mutex>& lock);
   bool can_fill() const;
   bool may_take_over(uint32_t slot) const;
+  bool wants_replacement(uint32_t slot) const;
   Array::Member* spare_for(uint32_t slot) const;
   void let_replacements_take_over();
   void begin_replacements();

@@ -179,6 +179,9 @@ bool Array::Core::write_failed(uint32_t slot, uint64_t offset, uint64_t length, 
   if (failed.load()) return false;
   Member* member = member_of(slot);
   if (!member || member->faulty) return true;
+  // As in md, a spare is to take over from who cannot write everything any more.
+  if (!shared.is_replacement(slot) && !std::exchange(member->to_replace, true) && sync)
+    sync->wake();
   if (log_bad(*member, offset, length)) return commit(lock) && !failed.load();
   lock.unlock();
   return fail_member(slot, why);

@@ -217,6 +217,7 @@ SlotSet Assembler::missing() const {
 // With force: the least stale ones first, until it is enough.
 void Assembler::force_stale() {
   std::vector<Candidate*> order;
+  order.reserve(found_.size());
   for (Candidate& c : found_)
     if (c.stale) order.push_back(&c);
   std::sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
@@ -282,6 +283,7 @@ Status Assembler::place() {
 Status Assembler::add_members() {
   Array::Core& c = core();
   std::vector<const Candidate*> order;
+  order.reserve(found_.size());
   for (const Candidate& from : found_)
     if (from.spare() || from.slot != no_slot) order.push_back(&from);
   std::stable_sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {

@@ -87,10 +87,7 @@ bool SyncEngine::can_fill() const {
   const Members& shared = core_.shared;
   for (uint32_t i = 0; i < shared.disks(); ++i) {
     if (may_take_over(i)) return true;
-    const Array::Member* member = core_.member_of(i);
-    const bool vacant =
-        !shared.slots[i].present() ||
-        (member && member->to_replace && !shared.slots[shared.replacement_of(i)].present());
+    const bool vacant = !shared.slots[i].present() || wants_replacement(i);
     if (vacant && spare_for(i)) return true;
   }
   return false;
@@ -101,6 +98,12 @@ bool SyncEngine::may_take_over(uint32_t slot) const {
   const Slot& replacement = core_.shared.slots[core_.shared.replacement_of(slot)];
   return replacement.present() && (!core_.shared.slots[slot].present() ||
                                    replacement.recovered.load() >= core_.array.member_size);
+}
+
+bool SyncEngine::wants_replacement(uint32_t slot) const {
+  const Array::Member* member = core_.member_of(slot);
+  return member && member->to_replace && core_.shared.slots[slot].in_sync() &&
+         !core_.shared.slots[core_.shared.replacement_of(slot)].present();
 }
 
 Array::Member* SyncEngine::spare_for(uint32_t slot) const {
@@ -146,17 +149,15 @@ void SyncEngine::let_replacements_take_over() {
 
 void SyncEngine::begin_replacements() {
   for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
-    const Array::Member* member = core_.member_of(i);
     const uint32_t place = core_.shared.replacement_of(i);
-    if (!member || member->faulty || !member->to_replace || core_.shared.slots[place].present())
-      continue;
+    if (!wants_replacement(i)) continue;
     Array::Member* spare = spare_for(i);
     if (!spare) continue;
     if (Array::Member* failed = core_.member_of(place)) core_.detach(*failed);
     spare->reserved_for = no_slot;
     core_.attach(*spare, place, 0);
     log_info("{}: {} is to replace {} in slot {}", core_.options.name, spare->device->name(),
-             member->device->name(), i);
+             core_.member_of(i)->device->name(), i);
   }
 }
 
@@ -167,8 +168,9 @@ bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
   const std::lock_guard turn(core_.turn);
   const Array::Reconfiguration closed(core_);
   // What a log that goes with its member stood for.
-  if (core_.array.has_ppl) (void)core_.flush_members();
+  const Status settled = core_.array.has_ppl ? core_.flush_members() : Status();
   lock.lock();
+  if (!settled) return false;
   let_replacements_take_over();
   for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
     if (core_.shared.slots[i].present()) continue;
@@ -267,6 +269,7 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
 bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint64_t position) {
   if (run.kind == SyncKind::check || run.kind == SyncKind::repair) return true;
   std::vector<uint64_t> recovered;
+  recovered.reserve(core_.shared.slots.size());
   for (const Slot& slot : core_.shared.slots) recovered.push_back(slot.recovered.load());
   lock.unlock();
   const Status flushed = [this] {

@@ -172,6 +172,26 @@ TEST_CASE("when the replacement fails the old one serves on, and another spare t
   });
 }
 
+TEST_CASE("a spare takes over from a member that cannot write everything any more") {
+  simulate(1, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    Random random(seed);
+    for (const Shape& shape : {Shape{1, 0, 2}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+      INFO("VOLFS_SEED=", seed, " ", shape.text());
+      Replacing b(random, shape);
+      const uint64_t data = must(scan(*b.rig.faults[1]))->data_offset;
+      b.rig.faults[1]->add(
+          {.op = FaultOp::write, .begin = data + 8 * KiB, .end = data + 12 * KiB, .error = EIO});
+      const auto bytes = random_bytes(random, b.array->size());
+      must(b.array->write(0, bytes));
+      b.model.write(0, bytes);
+      b.in_order();
+      CHECK(member_of(b.array->status(), b.rig.name(b.spare))->state == MemberState::in_sync);
+      CHECK(member_of(b.array->status(), b.rig.name(1))->state == MemberState::faulty);
+    }
+  });
+}
+
 TEST_CASE("only members in sync are replaced, and only by spares") {
   Rig rig({1, 0, 2});
   Array& array = rig.assemble();
