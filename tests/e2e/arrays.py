@@ -165,6 +165,30 @@ def test_a_member_is_replaced_while_it_serves(t):
             (t.path / f"d{i}.img").unlink()
 
 
+def test_a_replacement_goes_on_after_a_restart(t):
+    definition = define(t, "level: raid5, chunk: 16KiB, assume_clean: true", 3, extra=1, limits=", sync_speed_max: 4MiB")
+    t.mount(definition, options=["rw"])
+    data = t.random.randbytes(MiB)
+    with open(t.mnt / "a", "r+b", buffering=0) as file:
+        file.write(data)
+    array(t, "add", "d3")
+    array(t, "replace", "d0", "--with", "d3")
+    lab.wait_until(lambda: state(t)["array"]["sync"].get("position", 0) > 8 * MiB, "half of it")
+    t.umount()
+    paths = [t.path / f"d{i}.img" for i in range(4)]
+    t.mount(*paths)  # as they are found, only to be read
+    holds("d3.img[3](R)" in (t.mnt / ".volfs/mdstat").read_text(), (t.mnt / ".volfs/mdstat").read_text())
+    equal((t.mnt / "a").read_bytes()[:MiB], data, "of the array")
+    t.umount()
+    t.mount(*paths, options=["rw"])
+    in_order(t)
+    equal({m["device"]: m["state"] for m in state(t)["array"]["members"]}["d3.img"], "in_sync")
+    t.umount()
+    t.mount(*paths[1:])
+    equal(((t.mnt / "a").read_bytes()[:MiB], state(t)["state"]), (data, "active"), "without the old one")
+    t.umount()
+
+
 def read_direct(path, length):
     """The first bytes, past the page cache, which wants aligned memory."""
     buffer = memoryview(bytearray(length + 4 * KiB))

@@ -118,6 +118,52 @@ TEST_CASE("with a PPL parity agrees after a power cut, without a resync") {
   });
 }
 
+TEST_CASE(
+    "no log with a right checksum and wrong entries makes assembly crash or write outside of "
+    "parity") {
+  simulate(1, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    const Shape shape = with_ppl(2, 4, SuperblockVersion::v1_2);
+    Rig rig(shape);
+    ArrayOptions options;
+    options.hold_sync = true;
+    options.safe_mode_delay = std::chrono::hours(1);
+    Array& dirty = rig.assemble(options);
+    const auto content = random_bytes(random, dirty.size());
+    must(dirty.write(0, content));
+    const auto sb = must(scan(*rig.disks[0]));
+    const uint32_t signature = ppl_signature(sb->array.uuid);
+    const auto number = [&]() -> uint64_t {
+      const uint64_t units[] = {0, 512, 4 * KiB, 4 * KiB * random.below(40),
+                                512 * random.below(4000)};
+      return random.one_in(8) ? random.next() >> random.below(40) & ~uint64_t{511}
+                              : units[random.below(5)];
+    };
+    for (int i = 0; i < 300; ++i) {
+      Rig after(shape);
+      for (size_t d = 0; d < 4; ++d) after.disks[d]->copy_from(*rig.disks[d]);
+      for (size_t d = 0; d < 4; ++d) {
+        std::vector<PplEntry> entries(random.below(4));
+        for (PplEntry& entry : entries) {
+          const auto size = static_cast<uint32_t>(number());
+          // What it stands for is zeros.
+          const std::vector<std::byte> partial(std::min<uint32_t>(size, 1 * MiB));
+          entry = {number() & (max_device_size - 1), static_cast<uint32_t>(number()), size,
+                   static_cast<uint32_t>(random.below(5)), ~ppl_checksum(~0u, partial)};
+        }
+        PplHeaderBytes header;
+        encode_ppl_header(signature, 1, entries, header);
+        after.disks[d]->poke_zeros(sb->ppl_position(), sb->ppl_size);
+        must(after.disks[d]->write(sb->ppl_position(), header));
+      }
+      if (auto array = Array::assemble(after.devices(), options))
+        CHECK(read_bytes(**array, 0, content.size()) == content);
+    }
+  });
+}
+
 TEST_CASE("logs of members are used only if they are sound, and never by who only reads") {
   Rig rig(with_ppl(2, 3, SuperblockVersion::v1_2));
   std::vector<std::byte> block(4 * KiB, std::byte{1});
