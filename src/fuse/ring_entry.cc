@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "ring_entry.h"
 
-#include <linux/fuse.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -68,7 +67,8 @@ std::unique_ptr<RingEntry> RingEntry::make(RingQueue& queue, RingLane& lane, siz
 }
 
 RingEntry::RingEntry(RingQueue& queue, RingLane& lane, std::byte* memory, size_t payload)
-    : queue_(queue),
+    : Awaited(Kind::entry),
+      queue_(queue),
       lane_(lane),
       memory_{{memory, sizeof(RingHeader)}, {memory + entry_page, payload}},
       request_(new RingRequest(*this)) {}

@@ -2,6 +2,7 @@
 // One place in a queue of the kernel's: memory for a request, and the request that is in it.
 #pragma once
 
+#include <linux/fuse.h>
 #include <sys/uio.h>
 
 #include <atomic>
@@ -13,8 +14,6 @@
 
 #include "data_path.h"
 #include "ring_abi.h"
-
-struct fuse_in_header;
 
 namespace volfs::fuse {
 
@@ -52,7 +51,14 @@ class RingRequest final : public DataRequest {
   std::atomic<Use> use_{Use::free};
 };
 
-class RingEntry {
+// What a completion of the ring is of.
+struct Awaited {
+  enum class Kind : uint8_t { entry, wake, images };
+  explicit Awaited(Kind of) : kind(of) {}
+  const Kind kind;
+};
+
+class RingEntry : public Awaited {
  public:
   // PAYLOAD is a multiple of the page size. Null if there is no memory.
   static std::unique_ptr<RingEntry> make(RingQueue& queue, RingLane& lane, size_t payload);
@@ -89,6 +95,8 @@ class RingEntry {
   RingEntry* next = nullptr;  // in the list that it is in: of answers to commit, or waited for
   // The leader's:
   bool used = false;  // whether it ever had a request
+  bool held = false;  // whether it has one that is not answered
+  uint64_t file = 0;  // the inode number, if its request is one on a regular file that may wait
 
  private:
   RingEntry(RingQueue& queue, RingLane& lane, std::byte* memory, size_t payload);

@@ -25,19 +25,24 @@ constexpr unsigned completion_entries = 1024;
 // An answer of such a size is still in the CPU's cache if it is committed now.
 constexpr size_t commit_at_once = 128 * KiB;
 
-// What a completion is of, besides an entry, whose address it is otherwise.
-constexpr uint64_t tag_wake = 1;
-constexpr uint64_t tag_images = 2;  // with the address of the Server
-constexpr uint64_t tag_bits = 3;
+// Requests on regular files, besides those on data, whose answer may come later.
+bool may_wait_besides(uint32_t opcode) {
+  return opcode == FUSE_OPEN || opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK;
+}
+
+// A submission tells what its completion will be of.
+void set_awaited(io_uring_sqe* sqe, Awaited& awaited) {
+  io_uring_sqe_set_data(sqe, &awaited);
+}
 
 thread_local const RingQueue* leading = nullptr;
 
 }  // namespace
 
 // What a thread of the queue knows of itself.
-class RingQueue::Server final : public BlockingObserver {
+class RingQueue::Server final : public BlockingObserver, public Awaited {
  public:
-  explicit Server(RingQueue& queue) : queue_(queue) {}
+  explicit Server(RingQueue& queue) : Awaited(Kind::images), queue_(queue) {}
   void blocking() override {
     // Operations on images that are under way are told to this thread only. The data path does not
     // let a thread that has any enter code that waits for others.
@@ -53,8 +58,8 @@ class RingQueue::Server final : public BlockingObserver {
 };
 
 RingQueue::RingQueue(RingHost& host, unsigned cpu, const std::vector<unsigned>& others,
-                     size_t payload, unsigned depth)
-    : host_(host), cpu_(cpu), payload_(payload), depth_(depth) {
+                     size_t payload, unsigned depth, unsigned most)
+    : host_(host), cpu_(cpu), payload_(payload), depth_(depth), most_without_need_(most) {
   lanes_.push_back({static_cast<uint16_t>(cpu)});
   for (const unsigned other : others) lanes_.push_back({static_cast<uint16_t>(other)});
 }
@@ -214,7 +219,7 @@ bool RingQueue::prepare(RingEntry& entry, RingCommand command) {
     arguments.commit_id = entry.unique();
   }
   std::memcpy(sqe->cmd, &arguments, sizeof arguments);
-  sqe->user_data = reinterpret_cast<uintptr_t>(&entry);
+  set_awaited(sqe, entry);
   return true;
 }
 
@@ -222,11 +227,12 @@ void RingQueue::arm_wake() {
   io_uring_sqe* const sqe = get_sqe();
   if (!sqe) return;
   io_uring_prep_read(sqe, wake_fd_, &wake_count_, sizeof wake_count_, 0);
-  sqe->user_data = tag_wake;
+  set_awaited(sqe, wake_);
 }
 
 void RingQueue::commit(RingEntry& entry) {
   if (leading == this && prepare(entry, RingCommand::commit_and_fetch)) {
+    entry.held = false;
     --entry.lane().held;
     unsubmitted_ += entry.answer_size();
     if (unsubmitted_ >= commit_at_once) submit();
@@ -254,14 +260,14 @@ void RingQueue::commit_from_others() {
 void RingQueue::lead(Server& self) {
   while (live_ > 0) {
     if (self.context.busy()) self.context.queue->reap(Wait::no);
-    if (maybe_starving_) relieve();
+    if (maybe_starving_) relieve(self);
     wait_events(self);
     io_uring_cqe* cqe = nullptr;
     while (io_uring_peek_cqe(&ring_, &cqe) == 0 && cqe) {
-      const uint64_t tag = cqe->user_data;
+      Awaited& awaited = *static_cast<Awaited*>(io_uring_cqe_get_data(cqe));
       const int result = cqe->res;
       io_uring_cqe_seen(&ring_, cqe);
-      handle(self, tag, result);
+      handle(self, awaited, result);
       if (leading != this) return;
     }
   }
@@ -271,7 +277,7 @@ void RingQueue::wait_events(Server& self) {
   if (self.context.busy() && !self.polls) {
     if (io_uring_sqe* const sqe = get_sqe()) {
       io_uring_prep_poll_add(sqe, self.context.queue->wait_fd(), POLLIN);
-      sqe->user_data = reinterpret_cast<uintptr_t>(&self) | tag_images;
+      set_awaited(sqe, self);
       self.polls = true;
     }
   }
@@ -279,25 +285,24 @@ void RingQueue::wait_events(Server& self) {
   io_uring_submit_and_wait(&ring_, 1);
 }
 
-void RingQueue::handle(Server& self, uint64_t tag, int result) {
-  switch (tag & tag_bits) {
-    case tag_wake:
+void RingQueue::handle(Server& self, Awaited& awaited, int result) {
+  switch (awaited.kind) {
+    case Awaited::Kind::wake:
       arm_wake();
       commit_from_others();
       break;
-    case tag_images: {
-      auto* const server = reinterpret_cast<Server*>(static_cast<uintptr_t>(tag & ~tag_bits));
-      server->polls = false;
+    case Awaited::Kind::images:
+      static_cast<Server&>(awaited).polls = false;
       break;
-    }
-    default:
-      handle_entry(self, *reinterpret_cast<RingEntry*>(static_cast<uintptr_t>(tag)), result);
+    case Awaited::Kind::entry:
+      handle_entry(self, static_cast<RingEntry&>(awaited), result);
+      break;
   }
 }
 
 void RingQueue::handle_entry(Server& self, RingEntry& entry, int result) {
   if (result == 0) {
-    entry.used = true;
+    entry.used = entry.held = true;
     ++entry.lane().held;
     set_blocking_observer(&self);
     serve(self, entry);
@@ -325,6 +330,7 @@ void RingQueue::serve(Server& self, RingEntry& entry) {
     return commit(entry);
   }
   const bool of_data = in.opcode == FUSE_READ || in.opcode == FUSE_WRITE || in.opcode == FUSE_FSYNC;
+  entry.file = of_data || may_wait_besides(in.opcode) ? in.nodeid : 0;
   if (of_data) {
     RingRequest& request = entry.request();
     if (File* file =
@@ -339,10 +345,15 @@ void RingQueue::serve(Server& self, RingEntry& entry) {
 // entry is added whenever none is left. The kernel looks for requests that found none only after an
 // answer: after a poke, that is. Another one that waits then takes the new entry, and so on: with
 // one entry and one poke at a time, none is ever forgotten.
-void RingQueue::relieve() {
+void RingQueue::relieve(const Server& self) {
   maybe_starving_ = false;
   for (RingLane& lane : lanes_) {
     if (lane.live == 0 || lane.held < lane.live) continue;
+    if (lane.live >= most_without_need_ && self.context.busy()) {
+      // Images will answer soon; until then more entries would only take memory.
+      maybe_starving_ = true;
+      continue;
+    }
     if (!add_entry(lane)) {
       log_error("no memory for more requests");
       continue;
@@ -353,7 +364,7 @@ void RingQueue::relieve() {
 }
 
 // Lets the kernel send a request to this CPU's queue that nobody waits for: it asks for cached data
-// of the root directory, which has none and is there as long as anything is.
+// beyond the end of a regular file that has a request here, and so is there.
 void RingQueue::poke(const RingLane& lane) {
   struct {
     fuse_out_header header{};
@@ -363,12 +374,18 @@ void RingQueue::poke(const RingLane& lane) {
   notification.header.error = FUSE_NOTIFY_RETRIEVE;
   // Not the number of a request.
   notification.retrieve.notify_unique = (uint64_t{1} << 62) + 2 * ++pokes_;
-  notification.retrieve.nodeid = FUSE_ROOT_ID;
+  notification.retrieve.offset = uint64_t{1} << 62;
   // An offline CPU has no requests; one that came back since can be gone to.
   const bool elsewhere = lane.qid != cpu_;
   if (elsewhere && !stay_on_cpu(lane.qid)) return;
-  if (write(host_.connection(), &notification, sizeof notification) < 0)
-    log_debug("poke CPU {}: {}", lane.qid, std::strerror(errno));
+  int error = ENOENT;
+  for (const auto& entry : entries_) {
+    if (&entry->lane() != &lane || !entry->held || entry->file == 0) continue;
+    notification.retrieve.nodeid = entry->file;
+    error = write(host_.connection(), &notification, sizeof notification) < 0 ? errno : 0;
+    if (error == 0) break;
+  }
+  if (error != 0) log_error("requests of CPU {} may wait: {}", lane.qid, std::strerror(error));
   if (elsewhere && !stay_on_cpu(cpu_)) log_debug("CPU {} is gone", cpu_);
 }
 

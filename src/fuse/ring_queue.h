@@ -35,9 +35,10 @@ class RingHost {
 class RingQueue {
  public:
   // Serves CPU and, for CPUs that are offline now, the queues of OTHERS. DEPTH entries to begin
-  // with; more are added when all are in use at once.
+  // with; more are added when all are in use at once: up to MOST for operations on images, and
+  // beyond that for requests that wait for something else.
   RingQueue(RingHost& host, unsigned cpu, const std::vector<unsigned>& others, size_t payload,
-            unsigned depth);
+            unsigned depth, unsigned most);
   ~RingQueue();
 
   // Makes the ring and its entries, by the thread that will lead. Then register_entries() or
@@ -61,7 +62,7 @@ class RingQueue {
   bool add_entry(RingLane& lane);
   void lead(Server& self);
   void wait_events(Server& self);
-  void handle(Server& self, uint64_t tag, int result);
+  void handle(Server& self, Awaited& awaited, int result);
   void handle_entry(Server& self, RingEntry& entry, int result);
   void serve(Server& self, RingEntry& entry);
   void hand_over();
@@ -72,13 +73,14 @@ class RingQueue {
   bool prepare(RingEntry& entry, RingCommand command);
   void arm_wake();
   void commit_from_others();
-  void relieve();
+  void relieve(const Server& self);
   void poke(const RingLane& lane);
 
   RingHost& host_;
   const unsigned cpu_;
   const size_t payload_;
   const unsigned depth_;
+  const unsigned most_without_need_;
   std::vector<RingLane> lanes_;  // of the CPU itself first; not resized
   bool initialised_ = false;
 
@@ -92,6 +94,7 @@ class RingQueue {
   uint64_t wake_count_ = 0;  // where the kernel reads the eventfd to
 
   int wake_fd_ = -1;
+  Awaited wake_{Awaited::Kind::wake};
   std::atomic<RingEntry*> answered_{nullptr};  // by others than the leader, last first
 
   Mutex mutex_;  // guards all below

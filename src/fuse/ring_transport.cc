@@ -22,7 +22,7 @@ namespace {
 
 // Where there are many CPUs, their queues begin with fewer entries each, so that the memory of all
 // stays small.
-constexpr unsigned most_entries = 64;
+constexpr unsigned most_entries = 48;
 
 std::string line_of(const char* path) {
   std::ifstream file(path);
@@ -77,7 +77,9 @@ std::vector<unsigned> parse_cpu_list(const std::string& text) {
     if (parsed.ec != std::errc{} || last < first || last > most) return {};
     for (unsigned cpu = first; cpu <= last; ++cpu) out.push_back(cpu);
     at = parsed.ptr;
-    if (at < end && *at++ != ',') return {};
+    if (at == end) break;
+    if (*at != ',') return {};
+    ++at;
   }
   return out;
 }
@@ -92,9 +94,10 @@ Status RingTransport::prepare(size_t most_data) {
   RingHost& host = *this;
   const auto cpus = static_cast<unsigned>(groups.size());
   const unsigned depth = std::clamp(most_entries / cpus, 2U, 8U);
+  const unsigned most = std::clamp(most_entries / cpus, 8U, 32U);
   for (const std::vector<unsigned>& group : groups) {
     const std::vector<unsigned> others(group.begin() + 1, group.end());
-    auto queue = std::make_unique<RingQueue>(host, group.front(), others, payload, depth);
+    auto queue = std::make_unique<RingQueue>(host, group.front(), others, payload, depth, most);
     queues_.push_back(std::move(queue));
     VOLFS_TRY(queues_.back()->start());
   }

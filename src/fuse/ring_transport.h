@@ -5,9 +5,10 @@
 // copies from or to; everything else is libfuse's. Interrupts, forgets and notifications keep to
 // /dev/fuse.
 //
-// Memory: each CPU begins with 2 to 8 entries of 1 MiB, 64 in all if that suffices. Only what
-// requests fill is ever taken from the system, and the kernel uses the entry first that was free
-// last. As many are added as there ever are requests that wait at once beyond that.
+// Memory: each CPU begins with 2 to 8 entries of 1 MiB, and gets up to 8 to 32, 48 in all on few
+// CPUs, when as many requests are under way at once. Only what requests fill is ever taken from the
+// system, and the kernel uses the entry first that was free last. As many are added as there ever
+// are requests beyond that which wait for something else than images.
 #pragma once
 
 #include <array>

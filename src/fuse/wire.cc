@@ -2,9 +2,10 @@
 #include "wire.h"
 
 #include <fcntl.h>
-#include <linux/fuse.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <cstring>
 
 namespace volfs::fuse {
@@ -19,7 +20,7 @@ bool take_arguments(const WireRequest& wire, Arguments& out) {
 
 // Kernel and libfuse carry it as a number.
 File* file_of(uint64_t handle) {
-  return reinterpret_cast<File*>(handle);
+  return std::bit_cast<File*>(static_cast<uintptr_t>(handle));
 }
 
 }  // namespace

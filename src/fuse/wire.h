@@ -2,12 +2,12 @@
 // Requests for data as the kernel words them, for every transport.
 #pragma once
 
+#include <linux/fuse.h>
+
 #include <cstddef>
 #include <span>
 
 #include "data_path.h"
-
-struct fuse_in_header;
 
 namespace volfs::fuse {
 

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import threading
 import time
+import traceback
 
 import lab
 from lab import KiB, MiB, Skip, equal, holds, run, stderr_of, volfs
@@ -278,6 +279,63 @@ def test_an_image_without_page_cache_is_read_and_written_in_depth(t):
         "--blockalign=4k", "--size=8m", "--ioengine=libaio", "--iodepth=32", "--verify=crc32c",
         "--verify_backlog=64", "--numjobs=1", "--loops=3", timeout=120, cwd=t.path)
     t.umount()
+
+
+def test_queues_of_cpus_that_come_later_are_served(t):
+    lab.need_root()
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2 or cpus[0] != 0:
+        raise Skip("needs two CPUs")
+    definition = fresh(t)
+    online = t.path / "online"
+    online.write_text("0\n")
+    child = os.fork()
+    if child != 0:
+        equal(os.waitpid(child, 0)[1], 0, "status of the process that sees one CPU")
+        return
+    status = 1
+    try:
+        # For volfs there is CPU 0 only; the kernel sends it the requests of all.
+        equal(lab.libc.unshare(0x20000), 0, "unshare(CLONE_NEWNS)")
+        run("mount", "--make-rprivate", "/")
+        run("mount", "--bind", online, "/sys/devices/system/cpu/online")
+        t.mount(definition)
+        data = os.urandom(MiB)
+        (t.mnt / "data").open("r+b", buffering=0).write(data)
+        volfs("map", "suspend", t.mnt / "data")
+
+        def read(i):
+            os.sched_setaffinity(0, {cpus[i % len(cpus)]})
+            return direct_read(t.mnt / "data", i * 4096, 4096)
+        threads, results = in_threads(60, read)
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            equal(direct_read(t.mnt / "other", 0, 4096), bytes(4096), "another volume")
+        volfs("map", "resume", t.mnt / "data")
+        join(threads)
+        equal(b"".join(results), data[:60 * 4096], "what was read")
+        t.umount()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def test_large_requests_in_depth_take_little_memory(t):
+    lab.need_program("fio")
+    for image in ("", ", direct: true"):
+        t.mount(fresh(t, image))
+        for way in ("read", "write"):
+            run("fio", "--name=x", f"--filename={t.mnt}/data", "--direct=1", f"--rw={way}", "--bs=1m", "--size=8m",
+                "--ioengine=libaio", "--iodepth=32", "--numjobs=4", "--time_based", "--runtime=2", timeout=60,
+                cwd=t.path)
+        status = pathlib.Path(f"/proc/{t.pid()}/status").read_text()
+        peak = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+        print(f"  {peak // 1024} MiB{' without page cache' if image else ''}")
+        # What is under way, 64 requests at most, and the program.
+        holds(peak < (64 if not image else 96) * 1024, f"the daemon took {peak} KiB of memory")
+        t.umount()
 
 
 def test_allow_root_lets_in_root_and_nobody_else(t):
