@@ -104,8 +104,10 @@ struct Calls {
     auto directory = std::make_unique<Directory>();
     directory->entries = self.tree_.list(inode);
     directory->entries.insert(directory->entries.begin(), {{".", *item}, {"..", *item}});
-    info->fh = reinterpret_cast<uint64_t>(directory.get());
-    if (fuse_reply_open(request, info) == 0) directory.release();
+    Directory* const opened = directory.release();
+    info->fh = reinterpret_cast<uint64_t>(opened);
+    // An asker that was killed meanwhile sends no release.
+    if (fuse_reply_open(request, info) != 0) delete opened;
   }
 
   static void releasedir(fuse_req_t request, fuse_ino_t, fuse_file_info* info) {
