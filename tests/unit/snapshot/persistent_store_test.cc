@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -205,6 +206,32 @@ TEST_CASE("removing the last exceptions goes back over areas, and an empty store
   // It can be used again.
   commit(opened.store(), 500, 40);
   CHECK(open(device, 512).exceptions.size() == 40);
+}
+
+TEST_CASE(
+    "after a merge that stopped half-way, new exceptions never take the place of those left") {
+  MemoryDevice device("cow", 1 * MiB);
+  auto opened = open(device);
+  // Committed in another order than that of their places: those left are the highest.
+  std::vector<uint64_t> places;
+  for (int i = 0; i < 8; ++i) places.push_back(*opened.store().allocate());
+  for (size_t i = 0; i < places.size(); ++i) {
+    const Exception exception{i, places[places.size() - 1 - i]};
+    Committer committer;
+    Committer::Request request{.store = &opened.store(), .exceptions = {&exception, 1}};
+    committer.commit(std::span(&request, 1));
+    REQUIRE(request.status.has_value());
+  }
+  std::vector<Exception> last;
+  REQUIRE(opened.store().last(5, last).has_value());
+  REQUIRE(opened.store().remove_last(5).has_value());
+  const std::set<uint64_t> left(places.end() - 3, places.end());
+  // As it says, in the words of a merge: what would be used if all had come in order.
+  CHECK(opened.store().usage().allocated == 5 * 4096);
+  for (int i = 0; i < 20; ++i) CHECK_FALSE(left.contains(*opened.store().allocate()));
+  auto again = open(device);
+  REQUIRE(again.exceptions.size() == 3);
+  for (int i = 0; i < 20; ++i) CHECK_FALSE(left.contains(*again.store().allocate()));
 }
 
 TEST_CASE("an invalid store is opened as such, and what is dropped is invalid") {
