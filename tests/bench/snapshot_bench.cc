@@ -2,6 +2,7 @@
 // What snapshots cost, over disks of memory, so that it is their own cost: as ratios to the plain
 // origin, all in one run. One line a figure.
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -33,6 +34,16 @@ void need(const Status& status) {
 
 double seconds_since(TimePoint start) {
   return std::chrono::duration<double>(now() - start).count();
+}
+
+// What this process has computed so far, whatever else the machine does.
+double processor_seconds() {
+  struct rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 struct World {
@@ -141,12 +152,15 @@ void table(uint64_t count) {
   }
   dm::ExceptionTable table;
   const auto start = now();
+  const double before = processor_seconds();
   const auto loaded = open(table);
-  const double took = seconds_since(start);
-  fmt::print("{} exceptions, no two consecutive: loaded in {:.2f} s, {:.1f} bytes each, {} MiB\n",
-             table.chunks(), took,
-             static_cast<double>(table.memory()) / static_cast<double>(table.chunks()),
-             table.memory() / MiB);
+  const double took = processor_seconds() - before;
+  fmt::print(
+      "{} exceptions, no two consecutive: loaded in {:.2f} s ({:.2f} s of the processor), "
+      "{:.1f} bytes each, {} MiB\n",
+      table.chunks(), seconds_since(start), took,
+      static_cast<double>(table.memory()) / static_cast<double>(table.chunks()),
+      table.memory() / MiB);
   if (table.memory() > 300 * MiB || took > 5) std::exit(1);
 }
 
