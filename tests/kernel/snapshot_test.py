@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stores of snapshots go back and forth between volfs and Linux, half-done merges too."""
 
+import hashlib
 import re
-import shutil
+import struct
 
 import device_io
 import kernel_lab
@@ -117,6 +118,41 @@ def test_a_full_store_is_invalid_to_both(lab):
         holds(f"{full}: 0 {SECTORS} snapshot Invalid" in found["status"].splitlines(), found["status"])
 
 
+def test_errors_cost_what_they_cost_in_linux(lab):
+    """Stores and origins that are bad in places, and a full one that stays readable; the others go on."""
+    maps = {"bad-store": f"0 64 linear c1 0\n64 {SECTORS - 64} error",
+            "bad-origin": f"0 4096 linear i2 0\n4096 8 error\n4104 {SECTORS - 4104} linear i2 4104",
+            "small": "0 48 linear c4 0",
+            "origin": f"0 {SECTORS} snapshot-origin i1",
+            "lost": f"0 {SECTORS} snapshot i1 bad-store P 8",
+            "kept": f"0 {SECTORS} snapshot i1 c2 P 8 1 discard_zeroes_cow",
+            "passing": f"0 {SECTORS} snapshot i1 c5 P 16 2 discard_zeroes_cow discard_passdown_origin",
+            "transient": f"0 {SECTORS} snapshot i1 c6 N 32",
+            "origin2": f"0 {SECTORS} snapshot-origin bad-origin",
+            "lost2": f"0 {SECTORS} snapshot bad-origin c3 P 16",
+            "good-page": "0 8 linear origin2 4104",  # of a chunk that cannot be copied
+            "full": f"0 {SECTORS} snapshot i1 small PO 8"}
+    images = [f"i{n}" for n in (1, 2)] + [f"c{n}" for n in range(1, 7)]
+    data = {name: lab.random.randbytes(SIZE) if name[0] == "i" else bytes(2 * SIZE) for name in images}
+    for folder in ("a", "b"):
+        (lab.path / folder).mkdir()
+        for name in images:
+            (lab.path / folder / name).write_bytes(data[name])
+    writes = [(name, lab.random.randrange(1 << 31), 10) for name in ("full", "origin", "kept", "good-page", "origin")]
+    lines = ["volfs: 1", "images:", *(f"  {name}: a/{name}" for name in images), "maps:"]
+    for name, table in maps.items():
+        lines += [f"  {name}:", "    table: |", *(f"      {row}" for row in table.split("\n"))]
+    lab.mount(lab.define("\n".join(lines)))
+    device_io.scribble_all(writes, lambda name: lab.mnt / name, ["full"])
+    read = ["origin", "kept", "passing", "transient", "good-page"]
+    ours = {"sums": {name: sha256(lab.mnt / name) for name in read}, "table": lab.text("table"), "status": lab.text("status")}
+    linux = lab.perform({"images": {name: f"{lab.path}/b/{name}" for name in images}, "maps": maps, "writes": writes,
+                         "failing": ["full"], "read": read})
+    same(ours, linux, "errors")
+    for name, word in (("lost", "Invalid"), ("lost2", "Invalid"), ("full", "Invalid")):
+        holds(f"{name}: 0 {SECTORS} snapshot {word}" in ours["status"].splitlines(), ours["status"])
+
+
 def test_an_overlay_is_a_device_that_linux_takes(lab):
     (lab.path / "i").write_bytes(lab.random.randbytes(SIZE))
     before = sha256(lab.path / "i")
@@ -143,87 +179,122 @@ def allocated(status):
     return int(used), int(metadata)
 
 
-SLOWED = f"0 {SECTORS} delay i 0 0 i 0 50"  # milliseconds a write
+MERGED_SIZE = 32 * MiB  # so that volfs, which merges 4 MiB at a time, is half done for a while with any chunk size
+MERGED_SECTORS = MERGED_SIZE // 512
+MERGED_CHUNKS = (4 * KiB, 64 * KiB, 512 * KiB)
 
 
-def merging(origin, store):
-    return f"0 {SECTORS} snapshot-merge {origin} {store} P 8"
+class Merge:
+    """An origin i with two snapshots: of c, in which every other chunk is changed, and of c2, which must keep what i held."""
 
-
-def make_store(lab):
-    """An origin i and a store c in which every other chunk is changed; returns what the snapshot shows."""
-    (lab.path / "i").write_bytes(lab.random.randbytes(SIZE))
-    lab.file("c", SIZE)
-    text = f"""volfs: 1
+    def __init__(self, lab, chunk):
+        self.lab, self.chunk = lab, chunk
+        self.all = MERGED_SIZE // chunk // 2
+        old = lab.random.randbytes(MERGED_SIZE)
+        (lab.path / "i").write_bytes(old)
+        self.old = hashlib.sha256(old).hexdigest()
+        for name in ("c", "c2"):
+            (lab.path / name).unlink(missing_ok=True)
+            lab.file(name, 2 * MERGED_SIZE)
+        text = f"""volfs: 1
 images: {{i: i}}
-maps: {{o: {{table: 0 {SECTORS} linear i 0}}}}
-snapshots: {{s: {{origin: o, cow: {{path: c}}, chunk_size: 4KiB}}}}
+maps: {{o: {{table: 0 {MERGED_SECTORS} linear i 0}}}}
+snapshots:
+  s: {{origin: o, cow: {{path: c}}, chunk_size: {chunk}}}
+  t: {{origin: o, cow: {{path: c2}}, chunk_size: 16KiB}}
 """
-    lab.mount(lab.define(text))
-    with open(lab.mnt / "s", "r+b", buffering=0) as file:
-        for offset in range(0, SIZE, 8 * KiB):
-            file.seek(offset)
-            file.write(lab.random.randbytes(4 * KiB))
-    lab.umount()
-    lab.mount(lab.define(text), options=["ro"])
-    shown = sha256(lab.mnt / "s")
-    lab.umount()
-    return shown
+        lab.mount(lab.define(text))
+        with open(lab.mnt / "s", "r+b", buffering=0) as file:
+            for offset in range(0, MERGED_SIZE, 2 * chunk):
+                file.seek(offset)
+                file.write(lab.random.randbytes(chunk))
+        lab.umount()
+        lab.mount(lab.define(text), options=["ro"])
+        self.shown = sha256(lab.mnt / "s")
+        lab.umount()
 
+    def left(self):
+        """How many exceptions the store has, counted in its areas."""
+        store = (self.lab.path / "c").read_bytes()
+        count, area = 0, self.chunk
+        while True:
+            for _, new in struct.iter_unpack("<QQ", store[area:area + self.chunk]):
+                if new == 0:
+                    return count
+                count += 1
+            area += self.chunk * (self.chunk // 16 + 1)
 
-def merge_with_volfs(lab, maps, until):
-    lab.mount(lab.define("\n".join(["volfs: 1", "images: {i: i, c: c}", "maps:", *maps])))
-    wait_until(lambda: until(*allocated(volfs("map", "status", lab.mnt / "m"))), "the merge", 200)
-    left = allocated(volfs("map", "status", lab.mnt / "m"))
-    lab.umount()
-    return left
+    def tables(self, origin, c="c", c2="c2"):
+        # In this order: what is merged before a snapshot is there is not copied for it.
+        return {"t": f"0 {MERGED_SECTORS} snapshot {origin} {c2} P 32",
+                "m": f"0 {MERGED_SECTORS} snapshot-merge {origin} {c} P {self.chunk // 512}"}
 
+    def with_volfs(self, slow, until):
+        """Merges until UNTIL(allocated, metadata) is true."""
+        lab = self.lab
+        writes = self.all * max(1, self.chunk // (128 * KiB))  # a whole merge would take 20 s
+        maps = [f"  slow: {{table: 0 {MERGED_SECTORS} delay i 0 0 i 0 {20000 // writes}}}"] if slow else []
+        for name, table in self.tables("slow" if slow else "i").items():
+            maps.append(f"  {name}: {{table: {table}}}")
+        lab.mount(lab.define("\n".join(["volfs: 1", "images: {i: i, c: c, c2: c2}", "maps:", *maps])))
+        wait_until(lambda: until(*allocated(volfs("map", "status", lab.mnt / "m"))), "the merge", 300)
+        sums = sha256(lab.mnt / "m"), sha256(lab.mnt / "t")
+        lab.umount()
+        return sums
 
-def merge_with_linux(lab, slow, condition):
-    """Merges until CONDITION of $used and $meta is true."""
-    output = lab.linux.check(f"""cd {lab.path}
-        loops=($(attach i c)); i=${{loops[0]}} c=${{loops[1]}} origin=$i
-        modprobe dm-snapshot
-        if [ {int(slow)} = 1 ]; then
-          modprobe dm-delay
-          dmsetup create slow --table "0 {SECTORS} delay $i 0 0 $i 0 50"
-          origin=/dev/mapper/slow
-        fi
-        dmsetup create m --table "0 {SECTORS} snapshot-merge $origin $c P 8"
-        while :; do
-          status=$(dmsetup status m)
-          [[ $status =~ \ ([0-9]+)/[0-9]+\ ([0-9]+) ]]
-          used=${{BASH_REMATCH[1]}} meta=${{BASH_REMATCH[2]}}
-          if (({condition})); then break; fi
-          sleep 0.1
-        done
-        dmsetup remove m
-        echo "$status" """)
-    return allocated(output)
-
-
-ALL_CHUNKS = SIZE // 8 // KiB * 8  # sectors of chunks in the store that make_store made
-
-
-def half_done(used, metadata):
-    return metadata < used < ALL_CHUNKS
+    def with_linux(self, slow, condition):
+        """Merges until CONDITION of $used and $meta is true."""
+        tables = self.tables("$origin", "$c", "$c2")
+        output = self.lab.linux.check(f"""cd {self.lab.path}
+            loops=($(attach i c c2)); i=${{loops[0]}} c=${{loops[1]}} c2=${{loops[2]}} origin=$i
+            modprobe dm-snapshot
+            if [ {int(slow)} = 1 ]; then
+              modprobe dm-delay
+              dmsetup create slow --table "0 {MERGED_SECTORS} delay $i 0 0 $i 0 50"
+              origin=/dev/mapper/slow
+            fi
+            dmsetup create t --table "{tables['t']}"
+            dmsetup create m --table "{tables['m']}"
+            while :; do
+              status=$(dmsetup status m)
+              [[ $status =~ \ ([0-9]+)/[0-9]+\ ([0-9]+) ]]
+              used=${{BASH_REMATCH[1]}} meta=${{BASH_REMATCH[2]}}
+              if (({condition})); then break; fi
+              sleep 0.1
+            done
+            sha256sum < /dev/mapper/m
+            sha256sum < /dev/mapper/t
+            dmsetup remove m
+            dmsetup remove t
+            echo "$status" """)
+        m, t, *status = output.splitlines()
+        allocated("\n".join(status))
+        return m.split()[0], t.split()[0]
 
 
 def test_a_merge_that_linux_began_ends_in_volfs(lab):
-    shown = make_store(lab)
-    left = merge_with_linux(lab, True, f"used < {ALL_CHUNKS}")
-    holds(half_done(*left), f"half done: {left}")
-    merge_with_volfs(lab, [f"  m: {{table: {merging('i', 'c')}}}"], lambda used, metadata: used == metadata)
-    equal(sha256(lab.path / "i"), shown, "the origin after the merge")
+    for chunk in MERGED_CHUNKS:
+        merge = Merge(lab, chunk)
+        want = merge.shown, merge.old
+        equal(merge.with_linux(True, f"used - meta < {merge.all * chunk // 512}"), want, f"{chunk}: what Linux shows")
+        holds(0 < merge.left() < merge.all, f"{chunk}: half done: {merge.left()} of {merge.all}")
+        equal(merge.with_volfs(False, lambda used, metadata: used == metadata), want, f"{chunk}: what volfs shows")
+        equal(merge.left(), 0, f"{chunk}: exceptions left")
+        equal(sha256(lab.path / "i"), merge.shown, f"{chunk}: the origin after the merge")
+        equal(merge.with_linux(False, "used == meta"), want, f"{chunk}: what Linux shows of it")
 
 
 def test_a_merge_that_volfs_began_ends_in_linux(lab):
-    shown = make_store(lab)
-    left = merge_with_volfs(lab, [f"  slow: {{table: {SLOWED}}}", f"  m: {{table: {merging('slow', 'c')}}}"], half_done)
-    holds(left[1] < left[0], f"half done: {left}")
-    used, metadata = merge_with_linux(lab, False, "used == meta")
-    equal(used, metadata, "what is left in the store")
-    equal(sha256(lab.path / "i"), shown, "the origin after the merge")
+    for chunk in MERGED_CHUNKS:
+        merge = Merge(lab, chunk)
+        want = merge.shown, merge.old
+        whole = merge.all * chunk // 512
+        equal(merge.with_volfs(True, lambda used, metadata: used - metadata < whole), want, f"{chunk}: what volfs shows")
+        holds(0 < merge.left() < merge.all, f"{chunk}: half done: {merge.left()} of {merge.all}")
+        equal(merge.with_linux(False, "used == meta"), want, f"{chunk}: what Linux shows")
+        equal(merge.left(), 0, f"{chunk}: exceptions left")
+        equal(sha256(lab.path / "i"), merge.shown, f"{chunk}: the origin after the merge")
+        equal(merge.with_volfs(False, lambda used, metadata: used == metadata), want, f"{chunk}: what volfs shows of it")
 
 
 if __name__ == "__main__":
