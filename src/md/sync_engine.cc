@@ -106,12 +106,13 @@ bool SyncEngine::wants_replacement(uint32_t slot) const {
          !core_.shared.slots[core_.shared.replacement_of(slot)].present();
 }
 
+// As md, who came last first.
 Array::Member* SyncEngine::spare_for(uint32_t slot) const {
   Array::Member* found = nullptr;
   for (const auto& m : core_.members) {
     if (!m->spare()) continue;
     if (m->reserved_for == slot) return m.get();
-    if (m->reserved_for == no_slot && !found) found = m.get();
+    if (m->reserved_for == no_slot && (!found || m->arrival > found->arrival)) found = m.get();
   }
   return found;
 }
