@@ -210,10 +210,13 @@ class Model {
   // A spare takes over from a member that is in sync.
   void replace() {
     if (!whole() || gone_.empty()) return read();
+    // A spare that comes goes to who waits for one.
+    const auto members = in_sync_members();
+    if (std::any_of(members.begin(), members.end(), [](const auto& m) { return m.to_replace; }))
+      return bring_back();
     const size_t at = random_.below(gone_.size()), disk = gone_[at];
     gone_.erase(gone_.begin() + static_cast<std::ptrdiff_t>(at));
     must(array_->add(*faults_[disk]));
-    const auto members = in_sync_members();
     must(array_->replace(members[random_.below(members.size())].device,
                          random_.one_in(2) ? faults_[disk]->name() : ""));
   }
