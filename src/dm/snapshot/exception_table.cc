@@ -116,7 +116,7 @@ void ExceptionTable::set_capacity(Bucket& bucket, uint32_t capacity) {
 void ExceptionTable::insert_at(Bucket& bucket, Entry* at, Entry entry) {
   const auto index = at - bucket.begin();
   if (bucket.size == bucket.capacity)
-    set_capacity(bucket, bucket.capacity + std::max<uint32_t>(4, bucket.capacity / 8));
+    set_capacity(bucket, bucket.capacity + std::max<uint32_t>(4, bucket.capacity / 4));
   Entry* place = bucket.begin() + index;
   std::copy_backward(place, bucket.end(), bucket.end() + 1);
   *place = entry;

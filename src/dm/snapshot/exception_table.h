@@ -5,7 +5,7 @@
 // random about 20 bytes a chunk.
 //
 // A linear hash of sorted arrays: the groups of 256 consecutive chunks are dealt out to buckets
-// of about 32 entries, and the buckets are split one at a time, so that there is neither a pause
+// of about 16 entries, and the buckets are split one at a time, so that there is neither a pause
 // nor a doubling of memory while it grows. Not thread-safe.
 #pragma once
 
@@ -53,7 +53,7 @@ class ExceptionTable {
  private:
   static constexpr unsigned group_shift = 8;
   static constexpr uint64_t initial_buckets = 16;
-  static constexpr uint64_t entries_per_bucket = 32;
+  static constexpr uint64_t entries_per_bucket = 16;
   static constexpr uint64_t count_unit = max_new_chunk + 1;
   static constexpr uint64_t heap_overhead = 16;  // what malloc adds to a block, about
 
