@@ -37,7 +37,7 @@ maps:
     auto assembled = engine::Engine::assemble(*definition, options);
     if (!assembled) std::abort();
     engine = std::move(*assembled);
-    control = std::make_unique<Control>(*engine, Host{"/nowhere", "threads", -1});
+    control = std::make_unique<Control>(*engine, Host{"/nowhere", [] { return "threads"; }, -1});
   }
 
   nlohmann::json ask(const std::string& text) const {
