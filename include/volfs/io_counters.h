@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "volfs/sync.h"
 
@@ -40,7 +39,8 @@ class IoCounters {
     const Totals& of(IoClass which) const { return classes[static_cast<size_t>(which)]; }
   };
 
-  IoCounters();
+  IoCounters() = default;
+  ~IoCounters();
   IoCounters(const IoCounters&) = delete;
   IoCounters& operator=(const IoCounters&) = delete;
 
@@ -64,8 +64,11 @@ class IoCounters {
   };
   static constexpr size_t shard_count = 8;
   Shard& mine();
+  template <class Visit>
+  void for_each_shard(Visit visit) const;
 
-  const std::unique_ptr<std::array<Shard, shard_count>> shards_;
+  // Made when first used: of thousands of volumes few are busy.
+  std::array<std::atomic<Shard*>, shard_count> shards_{};
 };
 
 }  // namespace volfs

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 
 namespace volfs {
 namespace {
@@ -20,11 +21,28 @@ size_t bucket_of(Nanos latency) {
 
 }  // namespace
 
-IoCounters::IoCounters() : shards_(std::make_unique<std::array<Shard, shard_count>>()) {}
+IoCounters::~IoCounters() {
+  for (std::atomic<Shard*>& shard : shards_) delete shard.load(relaxed);
+}
 
 IoCounters::Shard& IoCounters::mine() {
   thread_local const unsigned number = next_thread.fetch_add(1, relaxed);
-  return (*shards_)[number % shard_count];
+  std::atomic<Shard*>& place = shards_[number % shard_count];
+  if (Shard* const there = place.load(std::memory_order_acquire)) return *there;
+  auto* const fresh = new (std::nothrow) Shard;
+  // Where there is no memory I/O goes on, and is not counted.
+  static Shard uncounted;
+  if (!fresh) return uncounted;
+  Shard* there = nullptr;
+  if (place.compare_exchange_strong(there, fresh, std::memory_order_acq_rel)) return *fresh;
+  delete fresh;
+  return *there;
+}
+
+template <class Visit>
+void IoCounters::for_each_shard(Visit visit) const {
+  for (const std::atomic<Shard*>& place : shards_)
+    if (const Shard* const shard = place.load(std::memory_order_acquire)) visit(*shard);
 }
 
 TimePoint IoCounters::begin() {
@@ -52,12 +70,12 @@ IoCounters::Snapshot IoCounters::snapshot() const {
   Snapshot all;
   const auto begun = [this] {
     uint64_t sum = 0;
-    for (const Shard& shard : *shards_) sum += shard.begun.load(relaxed);
+    for_each_shard([&sum](const Shard& shard) { sum += shard.begun.load(relaxed); });
     return sum;
   };
   uint64_t done = 0;
   const uint64_t begun_before = begun();
-  for (const Shard& shard : *shards_) {
+  for_each_shard([&](const Shard& shard) {
     done += shard.dropped.load(std::memory_order_acquire);
     for (size_t i = 0; i < io_classes; ++i) {
       const Counts& counts = shard.classes[i];
@@ -72,7 +90,7 @@ IoCounters::Snapshot IoCounters::snapshot() const {
       totals.errors += counts.errors.load(relaxed);
       totals.nanos += counts.nanos.load(relaxed);
     }
-  }
+  });
   // Operations go on meanwhile: the middle between the least and the most there can have been.
   const uint64_t middle = begun_before + (begun() - begun_before) / 2;
   all.in_flight = middle > done ? middle - done : 0;
