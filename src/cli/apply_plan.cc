@@ -94,6 +94,7 @@ class Planner {
           break;
       }
     }
+    check_groups();
     // What is on top goes first.
     for (auto name = order_.rbegin(); name != order_.rend(); ++name) plan_removal(*name);
     return std::move(plan_);
@@ -110,6 +111,23 @@ class Planner {
     }
     const auto it = running_.find(name);
     return it == running_.end() ? nullptr : it->second;
+  }
+
+  // A volume group stays with the mount.
+  void check_groups() {
+    std::set<std::string> groups;
+    for (const config::VolumeGroup& group : definition_.volume_groups)
+      groups.insert(group.name.value);
+    for (const auto& [name, device] : running_) {
+      if (device->value("kind", "") != "lv") continue;
+      const std::string path = device->value("volume", "");
+      const std::string group = path.substr(0, path.find('/'));
+      if (!path.empty() && groups.insert(group).second)
+        problem(
+            fmt::format("volume group {}: is on the mount and not in the definition; a group "
+                        "cannot leave a running mount",
+                        group));
+    }
   }
 
   void problem(std::string text) { plan_.problems.push_back(std::move(text)); }
@@ -196,6 +214,12 @@ class Planner {
     const json* now = find(name);
     if (!now) return plan_assembly(array);
     if (!is(*now, "array", name)) return;
+    const auto slots = (*now)["array"].value("raid_disks", size_t{0});
+    if (slots != array.devices.size())
+      return problem(
+          fmt::format("array {}: has {} slots on the mount and {} in the definition; "
+                      "arrays are not grown or reshaped",
+                      name, slots, array.devices.size()));
     std::set<std::string> wanted, there;
     for (const auto* list : {&array.devices, &array.spares})
       for (const config::ArrayDevice& each : *list)

@@ -73,12 +73,14 @@ class SignalThread {
 // status. Nothing at all means that it died.
 class Launch {
  public:
-  void tell(int status) {
-    if (fd_ < 0) return;
+  // False: whoever started it has gone meanwhile (it was interrupted), and wants no mount.
+  bool tell(int status) {
+    if (fd_ < 0) return true;
     const auto byte = static_cast<unsigned char>(status);
-    if (write(fd_, &byte, 1) != 1) log_warning("nobody waits for the mount any more");
+    const bool told = write(fd_, &byte, 1) == 1;
     close(fd_);
     fd_ = -1;
+    return told;
   }
   void set(int fd) { fd_ = fd; }
   bool detached() const { return detached_; }
@@ -164,6 +166,7 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
     return exit_failed;
   }
   SignalThread::block();
+  signal(SIGPIPE, SIG_IGN);  // nobody need read what is written
   options->unavailable = sources.unavailable;
   auto engine = engine::Engine::assemble(sources.definition, *options);
   if (!engine) {
@@ -193,7 +196,10 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
       if (request.verbosity > 0) log_info("requests come by {}", (*server)->transport_text());
       if (launch.detached()) leave_terminal();
       notify_service_manager("READY=1");
-      launch.tell(exit_done);
+      if (!launch.tell(exit_done)) {
+        log_warning("whoever asked for the mount has gone: it ends");
+        (*server)->stop();
+      }
     });
   }
   notify_service_manager("STOPPING=1");

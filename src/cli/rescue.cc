@@ -217,6 +217,15 @@ int rescue(MountRequest request, bool as_json) {
   Report report;
   request.sources = readable(request.sources, report.left_out);
   const bool own_overlay = request.options.overlay.empty();
+  // Arrays are forced; images that changed behind the overlay are not.
+  if (!own_overlay && !request.options.force) {
+    const auto unforced =
+        engine::scan_images(request.sources, {.overlay = request.options.overlay});
+    if (!unforced) {
+      complain(unforced.error());
+      return exit_failed;
+    }
+  }
   auto scan =
       engine::scan_images(request.sources, {.force = true, .overlay = request.options.overlay});
   if (!scan) {

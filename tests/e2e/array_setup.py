@@ -144,6 +144,10 @@ def test_apply_brings_arrays_and_snapshots(t):
     equal({m["device"] for m in device(t, "md1")["array"]["members"]}, {"d0", "d2"}, "members")
     equal((t.mnt / "before").read_bytes()[:MiB], content, "the snapshot")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    # What cannot be is said, and nothing is done.
+    definition.write_text(APPLIED.replace("[d0, d1]", "[d0, d2, d1]"))
+    told = stderr_of(VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("md1: has 2 slots on the mount and 3 in the definition" in told, told)
     # All of it goes, from the top.
     definition.write_text(APPLIED[:APPLIED.index("arrays:")])
     equal([line.split(" (")[0] for line in volfs("apply", definition, t.mnt, "-n").splitlines()],

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 
 import lab
 from lab import KiB, MiB, equal, holds, run, sha256, stderr_of, volfs
@@ -228,6 +231,38 @@ def test_an_overlay_of_ones_own_and_images_twice(t):
     volfs("mount", "--rescue", *images, t.mnt, "-o", f"overlay={t.path}/keep")
     equal(run("debugfs", "-R", "cat kept", t.mnt / "nas"), "over two mounts\n", "the file")
     t.umount()
+
+
+def test_images_that_changed_behind_the_overlay_are_refused(t):
+    _, images = build(t, "raid1", 2)
+    t.umount()
+    keep = f"overlay={t.path}/keep"
+    volfs("mount", "--rescue", *images, t.mnt, "-o", keep)
+    t.cleanup.callback(t.take_off, t.mnt)
+    t.umount()
+    with open(images[1], "r+b") as file:
+        file.seek(9 * MiB)
+        file.write(b"somebody else's")
+    told = stderr_of(lab.VOLFS, "mount", "--rescue", *images, t.mnt, "-o", keep)
+    holds("changed" in told, told)
+
+
+def test_who_is_interrupted_gets_no_mount(t):
+    """The daemon is not killed by the pipe that nobody reads, and does not stay."""
+    _, images = build(t, "raid1", 2)
+    t.umount()
+    for moment in range(0, 60, 3):
+        command = subprocess.Popen([lab.VOLFS, "mount", "--rescue", *images, t.mnt, "-o", f"overlay={t.path}/o"],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment / 1000)
+        command.send_signal(signal.SIGINT)
+        if command.wait() == 0:
+            t.umount()
+            continue
+        # It may be there for a moment; in the end it is gone, and gone whole.
+        time.sleep(0.3)
+        lab.wait_until(lambda: not lab.is_mounted(t.mnt), "the end of a mount that nobody wants")
+        os.listdir(t.mnt)
 
 
 def test_mount_and_umount_in_json(t):
