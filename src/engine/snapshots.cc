@@ -169,6 +169,8 @@ Status Snapshots::create(const SnapshotRequest& wanted) {
     return fail(
         Error::make(EEXIST, fmt::format("{}: there is a device of that name", request.name)));
   VOLFS_TRY_ASSIGN(Origin origin, locate(request.origin));
+  VOLFS_TRY(
+      in(request.name, dm::check_chunk_size(request.chunk_size, origin.top->logical_block())));
   VOLFS_TRY_ASSIGN(const Store store, open_store(request, origin.top->size()));
   const auto volume = origin.pin->volume;
   Status done = origin.top->suspend({.deadline = now() + suspend_patience});

@@ -140,6 +140,15 @@ def test_a_snapshot_comes_and_goes_under_open_files(t):
     holds((t.path / "disk0.img").read_bytes() + (t.path / "disk1.img").read_bytes() == content, "the images")
 
 
+def test_a_chunk_size_that_cannot_be_is_refused(t):
+    live(t)
+    for size in ("1", "8", "15", "17", "256", "513", "5000", "1TiB"):
+        message = stderr_of(lab.VOLFS, "snapshot", "create", t.mnt / "s", "--origin", "data", "--chunk-size", size)
+        holds("chunk size" in message and "expected a power of two from 512" in message, f"{size}: {message}")
+    equal(list(t.path.glob("*.cow")), [], "files")
+    snapshot("create", t.mnt / "s", "--origin", "data", "--chunk-size", "512")
+
+
 def test_what_a_removed_snapshot_leaves_is_no_snapshot(t):
     live(t)
     t.file("kept.cow", 16 * MiB)

@@ -66,8 +66,12 @@ Result<StoreInfo> inspect_store(BlockDevice& device);
 // Marks the store invalid, durably, as a full one would be. Nobody uses it. Nothing if DEVICE holds
 // none.
 Status invalidate_store(BlockDevice& device);
+// EINVAL, saying what was expected, unless chunks can have BYTES: a power of two, a sector or more,
+// and a multiple of LOGICAL_BLOCK, the larger one of the origin's and the copy-on-write device's.
+Status check_chunk_size(uint64_t bytes, uint32_t logical_block);
 // How large a device must be so that a persistent store of an origin never fills: room for every
-// chunk, the areas, and what crashes may leave unused. Bytes, a multiple of CHUNK_SIZE.
+// chunk, the areas, and what crashes may leave unused. Bytes, a multiple of CHUNK_SIZE, which
+// check_chunk_size() has passed.
 uint64_t full_store_size(uint64_t origin_size, uint64_t chunk_size);
 
 // Any thread. Outlives the tables that use it; those of one engine use the same.

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "chunk_size.h"
+#include "volfs/dm/snapshot.h"
 #include "volfs/log.h"
 
 namespace volfs::dm {

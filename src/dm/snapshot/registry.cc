@@ -79,6 +79,16 @@ Status invalidate_store(BlockDevice& device) {
   return device.write(0, first, Fua::yes);
 }
 
+Status check_chunk_size(uint64_t bytes, uint32_t logical_block) {
+  if (bytes < sector_size || bytes > max_chunk_size || !is_power_of_two(bytes))
+    return fail_invalid(fmt::format("chunk size {}: expected a power of two from {} to {}",
+                                    format_size(bytes), sector_size, format_size(max_chunk_size)));
+  if (bytes % logical_block != 0)
+    return fail_invalid(fmt::format("chunk size {}: not a multiple of the logical block size {}",
+                                    format_size(bytes), logical_block));
+  return {};
+}
+
 uint64_t full_store_size(uint64_t origin_size, uint64_t chunk_size) {
   const StoreGeometry geometry{chunk_size};
   const uint64_t chunks = div_round_up(origin_size, chunk_size);

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <mutex>
 
-#include "chunk_size.h"
 #include "origin.h"
 #include "persistent_store.h"
 #include "transient_store.h"
