@@ -75,6 +75,7 @@ struct Array::Core final : Host {
   std::vector<std::unique_ptr<Member>> members;
   uint64_t arrivals = 0;
   uint64_t resync_position = all_in_sync;  // md's recovery_cp, as on disk
+  uint64_t torn = all_in_sync;  // first place that a write left torn since the last resync began
   bool devices_changed = false, clean_changed = false, member_lost = false;
   bool can_decrease_events = false;
   uint64_t wanted = 0, written = 0;  // changes of the superblocks
@@ -92,6 +93,7 @@ struct Array::Core final : Host {
   void made_good(uint32_t slot, uint64_t offset, uint64_t length) override;
   bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) override;
   void corrected_read(uint32_t slot, uint64_t length) override;
+  void left_torn(uint64_t begin, uint64_t end) override;
   bool sync_needed(uint64_t begin, uint64_t end) override;
   Status settle_writes() override { return flush_members(); }
 
@@ -106,6 +108,7 @@ struct Array::Core final : Host {
   Status commit(std::unique_lock<Mutex>& lock);
   void note(bool devices);
   Status flush_members();
+  Status forget_logs();  // of a partial parity, at stop
   bool degraded_now() const { return shared.missing().any(); }
   Member* member_of(uint32_t slot) const;
   void attach(Member& member, uint32_t slot, uint64_t recovered);
@@ -179,7 +182,8 @@ class SyncEngine {
   void cancel();
   void hold(bool hold);
   bool wait(TimePoint deadline);
-  void wake();  // something may be to do; the core's mutex is held
+  void wake();      // something may be to do; the core's mutex is held
+  void postpone();  // so it is, but there is no room now; the core's mutex is held
   SyncProgress progress() const;
   uint64_t mismatches() const { return mismatches_.load(); }
   bool by_bitmap() const { return by_bitmap_.load(); }
@@ -214,6 +218,7 @@ class SyncEngine {
 
   // Guarded by the core's mutex.
   bool held_, running_ = false, requeue_ = false, stuck_ = false;
+  TimePoint retry_ = never;  // when to try again while stuck
   std::optional<SyncAction> requested_;
   SyncAction action_ = SyncAction::idle;
   uint64_t position_ = 0, size_ = 0;

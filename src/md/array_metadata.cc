@@ -223,6 +223,17 @@ void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
   fail_member(slot, Error::make(EIO, "too many read errors"));
 }
 
+void Array::Core::left_torn(uint64_t begin, uint64_t end) {
+  const std::lock_guard lock(mutex);
+  torn = std::min(torn, begin);
+  resync_position = std::min(resync_position, begin);
+  shared.agreed.store(std::min(shared.agreed.load(), begin));
+  if (bitmap) bitmap->need(begin, end);
+  // On disk it is active now: after a crash all of it would be made right.
+  note(false);
+  sync->postpone();
+}
+
 bool Array::Core::sync_needed(uint64_t begin, uint64_t end) {
   const SyncKind kind = sync->kind();
   if (kind == SyncKind::check || kind == SyncKind::repair || !bitmap) return true;

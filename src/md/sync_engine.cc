@@ -15,6 +15,7 @@ namespace {
 constexpr uint64_t step_size = 512 * KiB, least_step = 64 * KiB, steps_a_second = 16;
 constexpr uint64_t checkpoints = 16;  // how often the position is recorded
 constexpr Nanos mark_distance = std::chrono::seconds(3);
+constexpr Nanos room_delay = std::chrono::seconds(10);  // until there may be room again
 constexpr Nanos stand_back = std::chrono::milliseconds(20);
 
 SyncAction action_of(SyncKind kind) {
@@ -70,6 +71,13 @@ void SyncEngine::hold(bool hold) {
 void SyncEngine::wake() {
   requeue_ = true;
   stuck_ = false;
+  retry_ = never;
+  core_.changed.notify_all();
+}
+
+void SyncEngine::postpone() {
+  stuck_ = true;
+  retry_ = now() + room_delay;
   core_.changed.notify_all();
 }
 
@@ -190,6 +198,10 @@ bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
 void SyncEngine::main() {
   std::unique_lock lock(core_.mutex);
   while (!core_.stopping) {
+    if (stuck_ && now() >= retry_) {
+      stuck_ = false;
+      retry_ = never;
+    }
     if (!held_ && !stuck_ && !core_.failed.load()) {
       running_ = true;
       if (can_fill()) {
@@ -203,7 +215,7 @@ void SyncEngine::main() {
     }
     running_ = false;
     core_.changed.notify_all();
-    core_.changed.wait(core_.mutex);
+    core_.changed.wait_until(core_.mutex, stuck_ ? retry_ : never);
   }
   running_ = false;
   core_.changed.notify_all();
@@ -222,6 +234,7 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
   mark_ = oldest_ = 0;
   marks_[0] = {now(), position_};
   kind_.store(run.kind);
+  if (run.kind == SyncKind::resync) core_.torn = all_in_sync;
   if (run.kind != SyncKind::recover) mismatches_.store(0);
   by_bitmap_.store(std::all_of(core_.members.begin(), core_.members.end(), [this](const auto& m) {
     return m->slot == no_slot || m->faulty || core_.shared.slots[m->slot].in_sync() || m->by_bitmap;
@@ -244,13 +257,15 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
                   step.error().text());
       ok = false;
       stuck_ = !requeue_;
+      if (stuck_ && no_room(step.error().code())) postpone();
       break;
     }
     position_ += step->done;
     mismatches_.fetch_add(step->mismatches);
     if (run.kind == SyncKind::resync) {
-      core_.shared.agreed.store(position_);
-      if (core_.bitmap && !core_.degraded_now()) core_.bitmap->synced(at, position_);
+      core_.shared.agreed.store(std::min(position_, core_.torn));
+      if (core_.bitmap && !core_.degraded_now() && core_.torn >= position_)
+        core_.bitmap->synced(at, position_);
     }
     if (position_ >= next_checkpoint && position_ < run.end) {
       ok = checkpoint(lock, run, position_);
@@ -279,7 +294,7 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
   }();
   lock.lock();
   if (!flushed) return false;
-  if (run.kind == SyncKind::resync) core_.resync_position = position;
+  if (run.kind == SyncKind::resync) core_.resync_position = std::min(position, core_.torn);
   for (const auto& member : core_.members)
     if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
       member->recovered =  // another may have come to the slot meanwhile
@@ -297,8 +312,8 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
   lock.lock();
   if (!flushed || core_.failed.load()) return;
   if (run.kind == SyncKind::resync) {
-    core_.resync_position = all_in_sync;
-    core_.shared.agreed.store(all_in_sync);
+    core_.resync_position = core_.torn;
+    core_.shared.agreed.store(core_.torn);
   }
   if (run.kind == SyncKind::recover) {
     for (const auto& member : core_.members) {

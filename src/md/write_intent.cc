@@ -117,6 +117,12 @@ bool WriteIntent::needed(uint64_t begin, uint64_t end, bool any) const {
   return false;
 }
 
+void WriteIntent::need(uint64_t begin, uint64_t end) {
+  const std::lock_guard lock(mutex_);
+  const uint64_t last = std::min(geometry_.bit_of(end - 1), geometry_.bits() - 1);
+  for (uint64_t bit = geometry_.bit_of(begin); bit <= last; ++bit) bits_[bit].needed = true;
+}
+
 void WriteIntent::need_all_set() {
   const std::lock_guard lock(mutex_);
   for (uint64_t bit = 0; bit < bits_.size(); ++bit) bits_[bit].needed = is_set(bit);

@@ -40,6 +40,8 @@ class WriteIntent {
 
   // Whether sync must look at any byte of the range: bits that were left over, or (ANY) any bit.
   bool needed(uint64_t begin, uint64_t end, bool any) const;
+  // The bits of the range, which is being written, stay set until a sync.
+  void need(uint64_t begin, uint64_t end);
   // All set bits wait for a sync; or none does any more.
   void need_all_set();
   void need_everything();

@@ -223,7 +223,7 @@ Status Mirror<Layout>::correct(uint64_t offset, uint64_t length, uint64_t failed
     if (status) status = slot.device->read(at, {again, length});
     if (status)
       m_.host->corrected_read(found[copy].slot, length);
-    else
+    else if (!no_room(status.error().code()))
       m_.host->write_failed(found[copy].slot, found[copy].offset, length, status.error());
   }
   return {};
@@ -249,7 +249,7 @@ Status Mirror<Layout>::write(uint64_t offset, IoSpan iov, Fua fua) {
     done += piece;
   }
   if (io.write(fua)) return {};
-  VOLFS_TRY(io.settle_failures());
+  VOLFS_TRY(ended(offset, offset + length, io.settle_failures()));
   // Bad blocks may have come together: each byte must be somewhere.
   for (uint64_t done = 0; done < length;) {
     const uint64_t piece = places(offset + done, length - done, found);
@@ -267,7 +267,7 @@ Status Mirror<Layout>::write_zeroes(uint64_t offset, uint64_t length, Unmap unma
     const uint64_t piece = places(offset, length, found);
     for (const Place& place : found)
       for (const uint32_t target : {place.slot, m_.replacement_of(place.slot)})
-        VOLFS_TRY(zero_member(target, place.offset, piece, unmap));
+        VOLFS_TRY(ended(offset, offset + piece, zero_member(target, place.offset, piece, unmap)));
     offset += piece;
     length -= piece;
   }
@@ -342,12 +342,13 @@ Status Mirror<Layout>::recover_piece(uint32_t target, uint64_t offset, uint64_t 
 template <class Layout>
 Status Mirror<Layout>::recover_or_record(uint32_t target, uint64_t offset, uint64_t length) {
   Status status = recover_piece(target, offset, length);
-  if (status) return status;
+  if (status || no_room(status.error().code())) return status;
   for (uint64_t done = 0; done < length; done += correction_unit) {
     const uint64_t part = std::min(correction_unit, length - done);
-    if (!recover_piece(target, offset + done, part) &&
-        !m_.host->record_bad(target, offset + done, part))
-      return status;
+    Status again = recover_piece(target, offset + done, part);
+    if (again) continue;
+    if (no_room(again.error().code())) return again;
+    if (!m_.host->record_bad(target, offset + done, part)) return status;
   }
   return {};
 }

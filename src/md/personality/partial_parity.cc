@@ -59,10 +59,17 @@ Result<PartialParityLog::Hold> PartialParityLog::write(std::span<const Entry> en
     written.push_back(slot);
   }
   if (batch.run()) return hold;
-  for (size_t op = 0; op < batch.size(); ++op)
-    if (batch.error(op) != 0 &&
-        !m_.host->fail_member(written[op], Error::sys(batch.error(op), "partial parity log")))
+  Status room;
+  for (size_t op = 0; op < batch.size(); ++op) {
+    const int error = batch.error(op);
+    if (error == 0) continue;
+    const Error why = Error::sys(error, "partial parity log");
+    if (no_room(error))
+      room = fail(why);
+    else if (!m_.host->fail_member(written[op], why))
       return fail_sys(EIO, "");
+  }
+  VOLFS_TRY(std::move(room));
   return hold;
 }
 

@@ -98,6 +98,8 @@ Status Personality::zero_member(uint32_t index, uint64_t offset, uint64_t length
   const Status status = slot.device->write_zeroes(slot.data_offset + offset, length, unmap);
   if (status)
     m_.host->made_good(index, offset, length);
+  else if (no_room(status.error().code()))
+    return status;
   else if (!m_.host->fail_member(index, status.error()))
     return fail_sys(EIO, "");
   return {};

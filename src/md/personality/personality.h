@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -22,6 +23,12 @@ namespace volfs::md {
 
 // What is read, or made anew from the others, by itself where a longer range has an error.
 inline constexpr uint64_t correction_unit = 4 * KiB;
+
+// An error of a member's write that says nothing of the medium: what lies below has no room. The
+// write of the array fails with it; no member fails and nothing is recorded as bad.
+constexpr bool no_room(int error) {
+  return error == ENOSPC || error == EDQUOT;
+}
 
 // The ranges of a member that are known to be bad. Any thread; those of one place of the array
 // change only under the lock of its range.
@@ -85,6 +92,10 @@ class Host {
   virtual bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) = 0;
   // A read error of the member was corrected. False: there were too many; it was failed.
   virtual void corrected_read(uint32_t slot, uint64_t length) = 0;
+  // A write ended half way, by which copies or parity of [begin, end) of the sync space may
+  // disagree though no member failed. At return no reader or writer relies on them, and a resync is
+  // to make them right, now or after the next assembly. The range is locked.
+  virtual void left_torn(uint64_t begin, uint64_t end) = 0;
   // Whether sync must look at [begin, end) of the sync space. The range is locked.
   virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
   // Makes all that was written durable; members that cannot fail. An error: the array has failed.
@@ -168,8 +179,13 @@ class Personality {
 
  protected:
   // Makes a range of a member read as zeros, if it is there; who cannot do that fails. An error:
-  // the array has failed.
+  // the array has failed, or there is no room.
   Status zero_member(uint32_t slot, uint64_t offset, uint64_t length, Unmap unmap);
+  // Passes STATUS on, of a write to [begin, end) of the sync space that is still locked.
+  Status ended(uint64_t begin, uint64_t end, Status status) const {
+    if (!status && no_room(status.error().code())) m_.host->left_torn(begin, end);
+    return status;
+  }
   Members& m_;
 };
 

@@ -244,7 +244,7 @@ Status Raid456::read_piece(uint64_t offset, IoSpan iov, uint64_t at, uint64_t le
       if (status) status = slot.device->read(position, {again, length});
       if (status)
         m_.host->corrected_read(i, length);
-      else
+      else if (!no_room(status.error().code()))
         m_.host->write_failed(i, member_offset(band), length, status.error());
     }
   }
@@ -331,10 +331,12 @@ Status Raid456::recover_band(const Band& band) {
 // What cannot be computed any more is recorded as bad on the members that should get it.
 Status Raid456::recover_or_record(const Band& band) {
   Status status = recover_band(band);
-  if (status) return status;
+  if (status || no_room(status.error().code())) return status;
   for (uint64_t done = 0; done < band.length; done += correction_unit) {
     const Band part{band.row, band.x + done, std::min(correction_unit, band.length - done)};
-    if (recover_band(part)) continue;
+    Status again = recover_band(part);
+    if (again) continue;
+    if (no_room(again.error().code())) return again;
     for (uint32_t i = 0; i < m_.slots.size(); ++i) {
       if (!lacks(i, part)) continue;
       if (!m_.host->record_bad(i, member_offset(part), part.length)) return status;

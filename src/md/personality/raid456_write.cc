@@ -210,8 +210,9 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
       group_bands, 4 + 4 * (length / std::min(chunk, longest) / layout_.data_disks())));
   size_t used = 0;
   const auto send = [&]() -> Status {
-    const Status status =
-        used == 0 ? Status() : write_group({bands.data(), used}, iov, fua, scratch);
+    const Status status = used == 0 ? Status()
+                                    : ended(span.begin, span.end,
+                                            write_group({bands.data(), used}, iov, fua, scratch));
     for (size_t i = 0; i < used; ++i) {
       bands[i].bad.reset();
       bands[i].fresh.clear();
@@ -275,7 +276,8 @@ Status Raid456::write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
       const uint64_t at = row * layout_.chunk(), size = rows * layout_.chunk();
       RangeLock::Guard guard(m_.lock, at, at + size);
       // Zeros are right on a member that is being recovered too, since the whole row is.
-      for (uint32_t i = 0; i < m_.slots.size(); ++i) VOLFS_TRY(zero_member(i, at, size, unmap));
+      for (uint32_t i = 0; i < m_.slots.size(); ++i)
+        VOLFS_TRY(ended(at, at + size, zero_member(i, at, size, unmap)));
       offset += rows * row_size;
       continue;
     }

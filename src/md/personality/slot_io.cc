@@ -76,11 +76,13 @@ bool SlotIo::write(Fua fua) {
   return ok;
 }
 
-// Finds out what of a failed operation cannot be written. False: the array has failed.
-bool SlotIo::write_again(const Failure& failure) {
+// Finds out what of a failed operation cannot be written.
+Status SlotIo::write_again(const Failure& failure) {
   Slot& slot = m_.slots[failure.slot];
   const Error why = Error::sys(failure.error, slot.device->name() + ": write");
-  if (!m_.host->has_log(failure.slot)) return m_.host->fail_member(failure.slot, why);
+  if (no_room(failure.error)) return fail(why);
+  if (!m_.host->has_log(failure.slot))
+    return m_.host->fail_member(failure.slot, why) ? Status() : fail_sys(EIO, "");
   for (const Piece& piece : pieces_) {
     if (piece.slot != failure.slot || piece.offset < failure.offset ||
         piece.offset >= failure.offset + failure.length)
@@ -90,21 +92,27 @@ bool SlotIo::write_again(const Failure& failure) {
       const size_t length =
           std::min<size_t>(piece.memory.iov_len - at, narrow_unit - offset % narrow_unit);
       iovec part{static_cast<std::byte*>(piece.memory.iov_base) + at, length};
-      if (slot.device->write(slot.data_offset + offset, {&part, 1}, Fua::yes))
+      const Status status = slot.device->write(slot.data_offset + offset, {&part, 1}, Fua::yes);
+      if (status)
         m_.host->made_good(failure.slot, offset, length);
+      else if (no_room(status.error().code()))
+        return status;
       else if (!m_.host->write_failed(failure.slot, offset, length, why))
-        return false;
+        return fail_sys(EIO, "");
       at += length;
     }
   }
-  return true;
+  return {};
 }
 
 Status SlotIo::settle_failures() {
-  bool survived = true;
-  for (const Failure& failure : failures_) survived = write_again(failure) && survived;
-  if (!survived) return fail_sys(EIO, "");
-  return {};
+  Status all;
+  for (const Failure& failure : failures_) {
+    Status one = write_again(failure);
+    // That the array has failed outweighs that there is no room.
+    if (!one && (all || !no_room(one.error().code()))) all = std::move(one);
+  }
+  return all;
 }
 
 thread_local Scratch::Block Scratch::kept_;

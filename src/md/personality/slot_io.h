@@ -28,12 +28,12 @@ class SlotIo {
   };
   const std::vector<Failure>& failures() const { return failures_; }
   // After a write that failed: what cannot be written is recorded as bad, or its member fails. An
-  // error: the array has failed.
+  // error: the array has failed, or a member had no room (no_room), which is not held against it.
   Status settle_failures();
 
  private:
   bool run(IoOp::Kind kind);
-  bool write_again(const Failure& failure);
+  Status write_again(const Failure& failure);
   struct Piece {
     uint32_t slot;
     uint64_t offset;
