@@ -85,8 +85,8 @@ bool SyncEngine::wait(TimePoint deadline) {
   const std::lock_guard lock(core_.mutex);
   return core_.changed.wait_until(core_.mutex, deadline, [this] {
     if (running_) return false;
-    return core_.read_only || core_.failed.load() || core_.stopping || held_ || stuck_ ||
-           (!can_fill() && !choose());
+    return core_.read_only || core_.failed.load() || core_.stopping || held_ ||
+           (stuck_ && retry_ == never) || (!can_fill() && !choose());
   });
 }
 

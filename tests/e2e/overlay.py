@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Overlays: whatever is done to a mount, the images stay as they are until `volfs overlay commit`."""
+import errno
 import json
 import os
 import signal
@@ -333,6 +334,50 @@ def test_rescue_of_a_dirty_degraded_raid5(t):
     t.mount(*images, options=["ro"])
     check_rescued(t, volume, ["rescued", *(f"file{i}" for i in range(20))])
     run("e2fsck", "-fn", volume)
+
+
+def test_an_array_lives_through_an_overlay_without_room(t):
+    """That there is no room is no error of the members."""
+    lab.need_root()
+    small = t.path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small)
+    t.cleanup.callback(run, "umount", small, status=None)
+    for level in ("raid1", "raid5, chunk: 16KiB"):
+        run("mount", "-o", "remount,size=400k", small)
+        images = [f"{level[:5]}-{i}" for i in range(3)]
+        listed = "".join(f"  {name}: {{path: {name}.img, size: 24MiB}}\n" for name in images)
+        definition = t.define(f"volfs: 1\nimages:\n{listed}arrays:\n"
+                              f"  a: {{level: {level}, assume_clean: true, devices: [{', '.join(images)}]}}\n")
+        volfs("create", definition)
+        t.mount(definition)
+        content = t.random.randbytes(8 * MiB)
+        with open(t.mnt / "a", "r+b", buffering=0) as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        t.umount()
+        changes = small / level[:5]
+        t.mount(definition, options=[f"overlay={changes}"])
+        with open(t.mnt / "a", "r+b", buffering=0) as file:
+            try:
+                for i in range(32):
+                    os.pwrite(file.fileno(), bytes(64 * KiB), i * 64 * KiB)
+                os.fsync(file.fileno())
+                holds(False, "2 MiB were written to 400 KiB")
+            except OSError as error:
+                equal(error.errno, errno.ENOSPC, "errno")
+        equal(len((t.mnt / "a").read_bytes()[2 * MiB:8 * MiB]), 6 * MiB, "bytes read")
+        t.umount()
+        run("mount", "-o", "remount,size=64M", small)
+        t.mount(definition, options=[f"overlay={changes}"])
+        volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+        holds((t.mnt / "a").read_bytes()[2 * MiB:8 * MiB] == content[2 * MiB:], "what was not written")
+        state = next(device for device in t.status()["devices"] if device["name"] == "a")
+        equal(state["state"], "active", "state")
+        volfs("array", "check", t.mnt / "a")
+        equal(volfs("array", "wait", t.mnt / "a", "--timeout", "300"), "mismatch_cnt 0\n", "after a check")
+        t.umount()
+        overlay("discard", changes, "--yes")
 
 
 lab.main(globals())
