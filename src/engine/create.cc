@@ -15,6 +15,8 @@
 #include "assembler.h"
 #include "below.h"
 #include "create_volume_group.h"
+#include "merge_record.h"
+#include "small_file.h"
 #include "volfs/backing/image.h"
 #include "volfs/units.h"
 
@@ -42,6 +44,7 @@ bool stands_on(const config::Definition& definition, const config::Item& item,
 struct NamedFile {
   const config::Image& image;
   std::string what;
+  bool store = false;  // of a snapshot
 };
 std::vector<NamedFile> files_of(const config::Definition& definition) {
   std::vector<NamedFile> files;
@@ -49,8 +52,8 @@ std::vector<NamedFile> files_of(const config::Definition& definition) {
     files.push_back({image, fmt::format("the image '{}'", image.name.value)});
   for (const config::Snapshot& snapshot : definition.snapshots)
     if (snapshot.cow_image)
-      files.push_back(
-          {*snapshot.cow_image, fmt::format("the cow of snapshot '{}'", snapshot.name.value)});
+      files.push_back({*snapshot.cow_image,
+                       fmt::format("the cow of snapshot '{}'", snapshot.name.value), true});
   return files;
 }
 
@@ -67,7 +70,7 @@ void plan_images(const config::Definition& definition, const CreateOptions& opti
                  std::set<std::string>& coming, std::vector<CreateStep>& steps,
                  config::Diagnostics& problems) {
   std::map<std::string, const config::Image*> planned;
-  for (const auto& [image, what] : files_of(definition)) {
+  for (const auto& [image, what, store] : files_of(definition)) {
     const std::string path = resolve_path(options.directory, image.path.value);
     if (exists(path)) continue;
     const auto same = planned.find(place_of(path));
@@ -91,9 +94,11 @@ void plan_images(const config::Definition& definition, const CreateOptions& opti
     planned.emplace(place_of(path), &image);
     if (!image.name.value.empty()) coming.insert(image.name.value);
     steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
-                     [path, size,
+                     [path, size, store = store,
                       place = fmt::format("{}:{}:{}", definition.file_name, image.size->at.line,
-                                          image.size->at.column)] {
+                                          image.size->at.column)]() -> Status {
+                       // Of an earlier file: a mount would merge the snapshot.
+                       if (store) VOLFS_TRY(in(place, remove_file(marker_of(path))));
                        return in(place, create_image(path, size));
                      }});
   }

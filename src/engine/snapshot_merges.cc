@@ -141,7 +141,7 @@ Status Snapshots::merge(std::string_view name) {
     (void)found.map->resume();
     auto again = engine_.catalog_->add(snapshot, *found.map);
     if (again) found.node->volume = *again;
-    note_merged(snapshot, path);
+    (void)note_merged(snapshot, path);
     return in(name, std::move(done));
   }
   remove_node(snapshot);
@@ -164,9 +164,14 @@ Status Snapshots::note_merge(const SnapshotNode& found, const Node& origin, cons
                        .made = made_.contains(path)});
 }
 
-void Snapshots::note_merged(const std::string& name, const std::string& path) const {
-  for (const std::string& file : {record_of(engine_.directory_, name), marker_of(path)})
-    if (auto removed = remove_file(file); !removed) log_error("{}", removed.error().text());
+// The record goes last: with it alone the merge, of nothing by now, can go on.
+bool Snapshots::note_merged(const std::string& name, const std::string& path) const {
+  for (const std::string& file : {marker_of(path), record_of(engine_.directory_, name)})
+    if (auto removed = remove_file(file); !removed) {
+      log_error("{}", removed.error().text());
+      return false;
+    }
+  return true;
 }
 
 Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
@@ -221,9 +226,10 @@ void Snapshots::finish(Merge& merge) {
   settle(*merge.origin, *merge.top, *merge.real);
   if (auto resumed = merge.top->resume(); !resumed) log_error("{}", resumed.error().text());
   if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
+  // Before the file goes: a mount that was told to go on with the merge could not, without it.
+  if (!note_merged(merge.name, merge.store.path)) merge.store.made = false;
   drop_store(merge.store);
   made_.erase(merge.store.path);
-  note_merged(merge.name, merge.store.path);
   merge.pin.reset();
   const std::lock_guard lock(merges_mutex_);
   merge.state = "merged";

@@ -10,6 +10,8 @@
 #include <mutex>
 
 #include "assembler.h"
+#include "merge_record.h"
+#include "small_file.h"
 #include "snapshot_parts.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
@@ -136,6 +138,8 @@ Result<Snapshots::Store> Snapshots::open_store(const SnapshotRequest& request,
           EEXIST,
           fmt::format("{}: holds something: {}; expected a new or an empty file", store.path,
                       signatures.empty() ? "data" : describe(signatures.front()))));
+    // Left behind by another file of that name: a mount would merge this snapshot.
+    VOLFS_TRY(remove_file(marker_of(store.path)));
     Node* const node = add_node(store.name, Kind::image, std::move(image));
     if (!node) return fail_sys(EEXIST, store.name);
     node->internal = true;
@@ -326,6 +330,9 @@ Status Snapshots::remove(std::string_view name) {
   // Durably, before the origin stops copying to it.
   if (auto marked = dm::invalidate_store(*found.below.store); !marked)
     log_error("{}: cannot be marked invalid: {}", store.name, marked.error().text());
+  if (!path.empty())
+    if (auto removed = remove_file(marker_of(path)); !removed)
+      log_error("{}", removed.error().text());
   const bool own_store = found.store->internal || store.name == fmt::format("{}-cow", name);
   remove_node(std::string(name));
   if (own_store) drop_store(store);

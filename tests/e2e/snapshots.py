@@ -317,6 +317,43 @@ def test_a_merge_of_a_snapshot_in_no_definition_goes_on_after_a_crash(t):
         equal([str(each) for each in t.path.rglob("*") if each.name in ("before.cow", "kept.cow") or ".merging" in each.name], [], "files")
 
 
+def test_a_marker_left_behind_merges_no_other_snapshot(t):
+    definition = t.define(SLOW[:SLOW.index("maps:")].replace(", later-file: later.cow", "") +
+                          "maps: {data: {table: 0 65536 linear disk0 0}}\n"
+                          "snapshots: {s: {origin: data, cow: {path: s.cow, size: 64MiB}}}\n", "with.yaml")
+    (t.path / "disk0.img").write_bytes(bytes(32 * MiB))
+    marker = t.path / "s.cow.merging"
+    marker.touch()
+    volfs("create", definition)
+    holds(not marker.exists(), "a marker after create")
+    t.mount(definition)
+    marker.touch()
+    snapshot("remove", t.mnt / "s", "--yes")
+    holds(not marker.exists(), "a marker after remove")
+    marker = t.path / "u.cow.merging"
+    marker.touch()
+    snapshot("create", t.mnt / "u", "--origin", "data")
+    holds(not marker.exists(), "a marker after snapshot create")
+
+
+def test_a_merge_is_done_before_its_store_goes(t):
+    """Else a daemon killed between them leaves a record of a merge that cannot go on."""
+    live(t)
+    snapshot("create", t.mnt / "s", "--origin", "data")
+    write_at_once(t.mnt / "data", {0: b"x" * 4 * KiB})
+    events = libc.inotify_init()
+    libc.inotify_add_watch(events, str(t.path).encode(), 0x200)  # IN_DELETE
+    snapshot("merge", t.mnt / "s", "--yes")
+    snapshot("wait", t.mnt / "s", "--timeout", "60")
+    text, names = os.read(events, 65536), []
+    os.close(events)
+    while text:
+        length = int.from_bytes(text[12:16], "little")
+        names.append(text[16:16 + length].rstrip(b"\0").decode())
+        text = text[16 + length:]
+    equal(names, ["s.cow.merging", "s.merging", "s.cow"], "what went, in its order")
+
+
 def runs(pid):
     """Whether a process has not ended; one that nobody has buried yet has."""
     try:

@@ -138,7 +138,7 @@ class Snapshots {
   Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
   Status note_merge(const SnapshotNode& found, const Node& origin, const std::string& path,
                     bool defined) const;
-  void note_merged(const std::string& name, const std::string& path) const;
+  bool note_merged(const std::string& name, const std::string& path) const;
   Status check_unused(const Node& origin, const BlockDevice& top) const;
   void forget_merge(std::string_view name);
   void watch(Merge& merge);
