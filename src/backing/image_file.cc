@@ -180,10 +180,15 @@ Status ImageFile::find_block_device(const std::string& path, const struct stat& 
 // Whether the file system can punch holes: tried past the end, where there is nothing to lose.
 void ImageFile::probe_discard(const struct stat& st) {
   if (!write_) return;
+  struct stat before{};
+  const bool known = ::fstat(fd_.get(), &before) == 0;
   const off_t past = file_offset(round_up(static_cast<uint64_t>(st.st_size), 4096));
   if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, past, 4096) != 0 &&
       unsupported(errno))
     limits_.discard_granularity = 0;
+  // Nothing was written: who tells by the time whether the file changed is to be told so.
+  const std::array times{timespec{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, before.st_mtim};
+  if (known) (void)::futimens(fd_.get(), times.data());
 }
 
 void ImageFile::find_direct_alignment() {

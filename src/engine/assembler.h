@@ -19,10 +19,6 @@ struct FoundGroup;
 struct PvInfo;
 }  // namespace volfs::lvm
 
-namespace volfs {
-class FileImage;
-}
-
 namespace volfs::engine {
 
 struct MergeRecord;
@@ -97,12 +93,21 @@ class Assembler {
   const AssembleOptions& options_;
   config::Diagnostics problems_;
   std::unique_ptr<Engine> engine_;
+  // Images of files with an overlay. They are open read-only, whether they can be written or not.
+  struct Overlaid {
+    std::string name;
+    std::unique_ptr<FileImage> range;
+    bool read_only = false;
+  };
+  std::vector<Overlaid> overlaid_;
   std::map<std::string, BlockDevice*> laid_over_;  // files with an overlay, by path
 };
 
 // The path that a definition means.
 std::string resolve_path(const std::string& directory, const std::string& path);
 
+// EBUSY: the image NAME, OTHER, has bytes of IMAGE, too, and one of the two can be written.
+Error overlap(const FileImage& image, const std::string& name, const FileImage& other);
 // EBUSY: an image of the graph has bytes of the same file, under whatever name, and one of the two
 // can be written.
 Status check_overlap(const Graph& graph, const FileImage& image);

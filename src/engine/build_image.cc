@@ -9,14 +9,19 @@
 
 namespace volfs::engine {
 
+Error overlap(const FileImage& image, const std::string& name, const FileImage& other) {
+  return Error::make(EBUSY,
+                     fmt::format("{}: is, at least in part, what the image '{}' ({}) is too: "
+                                 "expected a file of its own, other bytes, or 'readonly: true' for "
+                                 "both",
+                                 image.path(), name, other.path()));
+}
+
 Status check_overlap(const Graph& graph, const FileImage& image) {
   for (const Node* node : graph.nodes()) {
     const auto* other = dynamic_cast<const FileImage*>(node->device.get());
     if (!other || (other->read_only() && image.read_only()) || !image.overlaps(*other)) continue;
-    return fail(Error::make(
-        EBUSY, fmt::format("{}: is, at least in part, what the image '{}' ({}) is too: expected "
-                           "a file of its own, other bytes, or 'readonly: true' for both",
-                           image.path(), node->name, other->path())));
+    return fail(overlap(image, node->name, *other));
   }
   return {};
 }

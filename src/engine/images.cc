@@ -3,7 +3,6 @@
 #include "volfs/backing/image.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <cerrno>
 #include <mutex>
@@ -14,20 +13,11 @@
 namespace volfs::engine {
 namespace {
 
-bool same_file(const std::string& one, const std::string& other) {
-  struct stat a{}, b{};
-  if (stat(one.c_str(), &a) != 0 || stat(other.c_str(), &b) != 0) return one == other;
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 // An image that has bytes of FRESH, too: two devices must not write to the same ones.
 const Node* overlapping(const Graph& graph, const FileImage& fresh) {
   for (const Node* node : graph.nodes()) {
     const auto* image = dynamic_cast<const FileImage*>(node->device.get());
-    if (!image || !same_file(image->path(), fresh.path())) continue;
-    if (image->start() < fresh.start() + fresh.size() &&
-        fresh.start() < image->start() + image->size())
-      return node;
+    if (image && image->overlaps(fresh)) return node;
   }
   return nullptr;
 }

@@ -27,6 +27,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* manifest_name = "overlay.json";
+// A store that is being made; no entry can be called that.
+constexpr const char* new_store_name = ".new.cow";
 constexpr uint64_t default_chunk = 16 * KiB;
 constexpr std::array state_names{"open", "committing", "committed", "discarding"};
 
@@ -52,6 +54,13 @@ OverlayImage from_json(const json& entry) {
 
 bool good_store_name(const std::string& name) {
   return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
+}
+
+bool same_file(const std::string& one, const std::string& other) {
+  struct stat a{}, b{};
+  if (::stat(one.c_str(), &a) != 0 || ::stat(other.c_str(), &b) != 0) return false;
+  if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode)) return a.st_rdev == b.st_rdev;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 }  // namespace
@@ -152,7 +161,12 @@ Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) c
     return fail(Error::make(
         EBUSY, fmt::format("{}: a commit was interrupted; `volfs overlay commit {}` ends it",
                            directory_, directory_)));
-  const auto found = std::ranges::find(images_, real, &OverlayImage::path);
+  auto found = std::ranges::find(images_, real, &OverlayImage::path);
+  if (found == images_.end()) {
+    // Under another name: a hard link, a bind mount.
+    found = std::ranges::find_if(
+        images_, [&](const OverlayImage& image) { return same_file(image.path, real); });
+  }
   if (found == images_.end()) return nullptr;
   if (auto same = check(*found); !same) {
     if (!force) return fail(std::move(same.error()));
@@ -173,19 +187,31 @@ Result<const OverlayImage*> Overlay::add(const std::string& path) {
   image.store = base + ".cow";
   for (int i = 2; taken(image.store); ++i) image.store = fmt::format("{}-{}.cow", base, i);
   const std::string store = store_path(image);
-  ::unlink(store.c_str());  // of an addition that was interrupted: the manifest does not know it
+  struct stat status{};
+  if (::lstat(store.c_str(), &status) == 0)
+    return fail(Error::make(
+        EEXIST, fmt::format("{}: is there, and {} does not know it; expected no file of that name, "
+                            "which the store for {} is to have",
+                            store, manifest_name, real)));
+  const std::string fresh = fmt::format("{}/{}", directory_, new_store_name);
+  ::unlink(fresh.c_str());  // of an addition that was interrupted
   {
     VOLFS_TRY_ASSIGN(const auto origin, FileImage::open("image", real, {.read_only = true}));
     image.size = origin->size();
     VOLFS_TRY(describe_image(*origin, image));
-    VOLFS_TRY(create_image(store, dm::full_store_size(image.size, image.chunk_size)));
-    VOLFS_TRY_ASSIGN(const auto cow, FileImage::open("store", store, {}));
+    VOLFS_TRY(create_image(fresh, dm::full_store_size(image.size, image.chunk_size)));
+    VOLFS_TRY_ASSIGN(const auto cow, FileImage::open("store", fresh, {}));
     dm::OriginRegistry registry;
     VOLFS_TRY_ASSIGN(const auto snapshot,
                      registry.open(*origin, *cow, {.chunk_size = image.chunk_size}));
   }
+  if (::rename(fresh.c_str(), store.c_str()) != 0) return fail_sys(errno, store);
   images_.push_back(std::move(image));
-  VOLFS_TRY(save());
+  if (auto saved = save(); !saved) {
+    images_.pop_back();
+    ::unlink(store.c_str());
+    return fail(std::move(saved.error()));
+  }
   return &images_.back();
 }
 

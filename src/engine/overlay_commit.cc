@@ -123,6 +123,14 @@ Status Overlay::commit(bool force, const std::function<void(uint64_t done, uint6
   uint64_t total = 0;
   VOLFS_TRY_ASSIGN(const std::vector<Change> all, changes());
   for (const Change& change : all) total += change.bytes;
+  // None must turn out to be in use, or not to be written to, when others have their part already.
+  std::vector<std::unique_ptr<FileImage>> held;
+  for (const OverlayImage& image : images_)
+    if (!image.committed)
+      for (const std::string& path : {image.path, store_path(image)}) {
+        VOLFS_TRY_ASSIGN(auto file, FileImage::open("held", path, {}));
+        held.push_back(std::move(file));
+      }
   state_ = State::committing;
   VOLFS_TRY(save());
   uint64_t done = 0;

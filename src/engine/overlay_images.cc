@@ -75,8 +75,13 @@ Result<std::unique_ptr<BlockDevice>> Assembler::overlaid(const config::Image& im
     VOLFS_TRY_ASSIGN(entry, overlay.add(path));
   }
   if (!entry) return range;  // nothing was written yet, and nothing will be
+  for (const Overlaid& other : overlaid_)
+    if (!(read_only && other.read_only) && range->overlaps(*other.range))
+      return fail(overlap(*range, other.name, *other.range));
+  const uint64_t start = range->start(), size = range->size();
+  overlaid_.push_back({image.name.value, std::move(range), read_only});
   BlockDevice*& whole = laid_over_[entry->path];
-  const bool all = range->start() == 0 && range->size() == entry->size && !read_only;
+  const bool all = start == 0 && size == entry->size && !read_only;
   if (!whole) {
     const std::string whole_name = all ? name : name + "-overlay";
     VOLFS_TRY_ASSIGN(auto map, lay_over(whole_name, *entry, options.direct));
@@ -85,10 +90,9 @@ Result<std::unique_ptr<BlockDevice>> Assembler::overlaid(const config::Image& im
     VOLFS_TRY(add_internal(whole_name, Kind::image, std::move(map)));
   }
   auto part = std::make_unique<dm::MappedDevice>(name);
-  VOLFS_TRY(
-      load_over(*part, "linear", {whole, nullptr},
-                {"origin", fmt::format("{}", range->start() / sector_size)},
-                {.size = range->size(), .read_only = read_only, .origins = engine_->origins_}));
+  VOLFS_TRY(load_over(*part, "linear", {whole, nullptr},
+                      {"origin", fmt::format("{}", start / sector_size)},
+                      {.size = size, .read_only = read_only, .origins = engine_->origins_}));
   VOLFS_TRY(part->resume());
   return part;
 }

@@ -173,6 +173,50 @@ def test_a_commit_that_is_killed_goes_on(t):
     print(f"  {interrupted} interruptions")
 
 
+def test_a_commit_that_cannot_write_to_an_image_does_not_begin(t):
+    definition = prepare(t)
+    changes = t.path / "changes"
+    t.mount(definition, options=[f"overlay={changes}"])
+    scribble(t, t.mnt / "striped", bytearray(SIZE), 5)
+    t.umount()
+    before = facts(t)
+    t.mount(t.define("volfs: 1\nimages: {d: disk1.img}\nmaps: {m: {table: 0 8 linear d 0}}\n", "reader.yaml"), options=["ro"])
+    message = stderr_of(lab.VOLFS, "overlay", "commit", changes, "--yes")
+    holds("disk1.img" in message, message)
+    equal(json.loads((changes / "overlay.json").read_text())["state"], "open", "state")
+    equal(facts(t), before, "the images")
+    t.umount()
+    overlay("commit", changes, "--yes")
+
+
+def test_a_file_has_one_overlay_whatever_it_is_called(t):
+    lines = "volfs: 1\nimages: {{a: a.img, b: {}}}\nmaps: {{m: {{table: 0 8 linear a 0}}, n: {{table: 0 8 linear b 0}}}}\n"
+    t.file("a.img", 8 * MiB)
+    os.link(t.path / "a.img", t.path / "b.img")
+    options = ["-o", f"overlay={t.path}/changes"]
+    for second in ("b.img", "{path: b.img, readonly: true}", "{path: b.img, offset: 4MiB}"):
+        message = stderr_of(lab.VOLFS, "mount", t.define(lines.format(second)), t.mnt, *options)
+        holds("is, at least in part, what the image 'a'" in message, f"{second}: {message}")
+    t.mount(t.define(lines.format("{path: b.img, offset: 4MiB}").replace("a: a.img", "a: {path: a.img, length: 4MiB}")), options=options[1:])
+    (t.mnt / "n").write_bytes(b"n" * 4 * KiB)
+    t.umount()
+    equal(sorted(each.name for each in (t.path / "changes").glob("*.cow")), ["a.img.cow"], "stores")
+    overlay("commit", t.path / "changes", "--yes")
+    equal((t.path / "a.img").read_bytes()[4 * MiB:4 * MiB + 4 * KiB], b"n" * 4 * KiB, "the image")
+
+
+def test_a_file_that_is_no_store_of_the_overlay_stays(t):
+    definition = prepare(t)
+    foreign = t.path / "changes/disk0.img.cow"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"mine")
+    message = stderr_of(lab.VOLFS, "mount", definition, t.mnt, "-o", f"overlay={foreign.parent}")
+    holds("disk0.img.cow" in message and "overlay.json does not know it" in message, message)
+    equal(foreign.read_bytes(), b"mine", "the file")
+    foreign.unlink()
+    t.mount(definition, options=[f"overlay={foreign.parent}"])
+
+
 def test_images_that_changed_behind_an_overlay_are_refused(t):
     definition = prepare(t)
     changes = t.path / "changes"

@@ -62,16 +62,18 @@ class Overlay {
   const std::vector<OverlayImage>& images() const { return images_; }
   std::string store_path(const OverlayImage& image) const;
 
-  // The entry of the image at PATH; null if there is none. EBUSY: a commit has begun. ESTALE: the
-  // image changed since it was laid over; told with what changed. FORCE lets that pass.
+  // The entry of the image at PATH, whatever name the file had when it was made; null if there is
+  // none. EBUSY: a commit has begun. ESTALE: the image changed since it was laid over; told with
+  // what changed. FORCE lets that pass.
   Result<const OverlayImage*> find(const std::string& path, bool force) const;
-  // Makes an entry and an empty store.
+  // Makes an entry and an empty store. EEXIST: the directory has a file in the store's place.
   Result<const OverlayImage*> add(const std::string& path);
 
   // What a commit would write.
   Result<std::vector<Change>> changes() const;
   // Writes it into the images, each bit of it once more if it was interrupted before, and removes
-  // the overlay. SHOW is told how much is done, of how much. ESTALE as find().
+  // the overlay. SHOW is told how much is done, of how much. ESTALE as find(). If an image cannot
+  // be opened for writing (EBUSY: it is in use) nothing was begun.
   Status commit(bool force, const std::function<void(uint64_t done, uint64_t total)>& show);
   // Removes the overlay. EBUSY: a commit has begun.
   Status discard();
