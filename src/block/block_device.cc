@@ -228,20 +228,30 @@ Status BlockDevice::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unma
   });
 }
 
+// In windows, for the mapping of a large range in narrow stripes would be longer than any memory;
+// where one extent fills a window the next one is larger. Ends after so many extents with what is
+// known by then.
 Result<Allocation> BlockDevice::do_allocation(uint64_t offset, uint64_t length) {
-  Mapping mapping;
-  do_map(Op::read, offset, length, Wait::yes, mapping);
+  constexpr size_t most_extents = 64;
+  uint64_t window = 64 * KiB;
   Allocation sum{.data = true, .length = 0};
-  for (const Extent& extent : mapping.extents()) {
-    Allocation part{.data = true, .length = extent.length};
-    if (extent.kind == Extent::Kind::zero) part.data = false;
-    if (extent.kind == Extent::Kind::device && extent.device != this) {
-      VOLFS_TRY_ASSIGN(part, extent.device->allocation(extent.offset, extent.length));
+  for (size_t seen = 0; sum.length < length && seen < most_extents; window *= 4) {
+    Mapping mapping;
+    do_map(Op::read, offset + sum.length, std::min(window, length - sum.length), Wait::yes,
+           mapping);
+    seen += mapping.extents().size();
+    if (mapping.extents().size() > 1) window /= 4;
+    for (const Extent& extent : mapping.extents()) {
+      Allocation part{.data = true, .length = extent.length};
+      if (extent.kind == Extent::Kind::zero) part.data = false;
+      if (extent.kind == Extent::Kind::device && extent.device != this) {
+        VOLFS_TRY_ASSIGN(part, extent.device->allocation(extent.offset, extent.length));
+      }
+      if (sum.length > 0 && part.data != sum.data) return sum;
+      sum.data = part.data;
+      sum.length += part.length;
+      if (part.length < extent.length) return sum;
     }
-    if (sum.length > 0 && part.data != sum.data) break;
-    sum.data = part.data;
-    sum.length += part.length;
-    if (part.length < extent.length) break;
   }
   return sum;
 }

@@ -272,7 +272,10 @@ int mount_sources(MountRequest request, const Sources& sources) {
     close(ends[1]);
     return wait_for_launch(child, ends[0]);
   }
-  close(ends[0]);
+  // What the caller had open (a lock, a pipe somebody reads to its end) is none of the daemon's.
+  const auto kept = static_cast<unsigned>(ends[1]);
+  if (kept > STDERR_FILENO + 1) close_range(STDERR_FILENO + 1, kept - 1, 0);
+  close_range(kept + 1, UINT_MAX, 0);
   setsid();
   launch.set(ends[1]);
   launch.detach();

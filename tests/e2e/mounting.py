@@ -579,6 +579,30 @@ def test_messages_about_images_that_cannot_be_made(t):
     lab.holds(not (t.path / "big.img").exists(), "the rest of an image that could not be made")
 
 
+def test_the_daemon_lets_go_of_what_the_caller_had_open(t):
+    definition = t.define("volfs: 1\nmaps: {m: {table: 0 8 zero}}\n")
+    read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
+    run(lab.VOLFS, "mount", definition, t.mnt, close_fds=False)
+    t.cleanup.callback(t.take_off, t.mnt)
+    os.close(write_end)
+    equal(os.read(read_end, 1), b"", "a pipe that the caller had open")
+    os.close(read_end)
+
+
+def test_large_volumes_in_narrow_stripes_answer_at_once(t):
+    for name in ("x.img", "y.img"):
+        t.file(name, 2 << 40)
+    definition = t.define('volfs: 1\nimages: {x: x.img, y: y.img}\nmaps: {s: {table: "0 8589934592 striped 2 8 x 0 y 0"}}\n')
+    t.mount(definition)
+    begun = time.monotonic()
+    with open(t.mnt / "s", "r+b") as file:
+        file.write(b"x" * MiB)
+    holds(os.stat(t.mnt / "s").st_blocks * 512 >= MiB, "blocks of what was written")
+    t.umount()
+    holds(time.monotonic() - begun < 60, "stat walked every stripe")
+
+
 def test_names_that_are_on_no_mount(t):
     os.chdir(t.path)
     expected = "not on a volfs mount; expected the mount point of one, or a file below it"

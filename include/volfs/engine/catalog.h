@@ -53,9 +53,9 @@ class Volume {
     touched();
   }
 
-  // Bytes that are allocated on the images, for st_blocks. Walks the allocation when something was
-  // written since the last call and may read metadata of many extents: call it where waiting is
-  // allowed. allocated_if_known answers at once.
+  // Bytes that are allocated on the images, for st_blocks; estimated by samples for those in very
+  // many pieces. Walks the allocation when something was written since the last call and may read
+  // metadata of many extents: call it where waiting is allowed. allocated_if_known answers at once.
   uint64_t allocated();
   std::optional<uint64_t> allocated_if_known() const;
   // Told by the server after a write, discard or write_zeroes: st_blocks must be found anew, and
