@@ -17,6 +17,11 @@
 namespace volfs::cli {
 namespace {
 
+// What the kernel says of a mount without a server, or, while it takes it down, ECONNABORTED.
+bool says_dead(int error) {
+  return error == ENOTCONN || error == ECONNABORTED;
+}
+
 Error dead(const std::string& path) {
   return Error::make(ENOTCONN, fmt::format("{}: a mount whose daemon has ended; `volfs umount {}` "
                                            "removes it",
@@ -37,7 +42,7 @@ std::string topmost_dead(std::string path) {
     if (slash == std::string::npos || slash == 0) return path;
     const std::string parent = path.substr(0, slash);
     struct statfs status{};  // stat(2) may be answered from the kernel's cache
-    if (statfs(parent.c_str(), &status) == 0 || errno != ENOTCONN) return path;
+    if (statfs(parent.c_str(), &status) == 0 || !says_dead(errno)) return path;
     path = parent;
   }
 }
@@ -51,7 +56,7 @@ Result<std::string> normalised(const std::string& path) {
     return result;
   }
   const int error = errno;
-  if (error == ENOTCONN) return fail(dead(topmost_dead(path)));
+  if (says_dead(error)) return fail(dead(topmost_dead(path)));
   const size_t slash = path.find_last_of('/');
   const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   char* directory = error == ENOENT && parent != path ? realpath(parent.c_str(), nullptr) : nullptr;
@@ -99,7 +104,7 @@ Result<Target> find_target(const std::string& path) {
     struct stat status{};
     const std::string control = (mountpoint == "/" ? "" : mountpoint) + "/.volfs/control";
     if (stat(control.c_str(), &status) == 0) break;
-    if (errno == ENOTCONN) return fail(dead(mountpoint));
+    if (says_dead(errno)) return fail(dead(mountpoint));
     if (errno == EACCES) return fail_sys(EACCES, control);
     const size_t slash = mountpoint.find_last_of('/');
     if (slash == std::string::npos || mountpoint == "/")
@@ -115,7 +120,7 @@ Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::js
   const std::string control = mountpoint + "/.volfs/control";
   auto answer = converse(control, body.dump());
   // The kernel remembers names of a mount whose daemon is dead, so this may be the first to tell.
-  if (!answer && answer.error().code() == ENOTCONN) return fail(dead(mountpoint));
+  if (!answer && says_dead(answer.error().code())) return fail(dead(mountpoint));
   if (!answer) return fail(std::move(answer.error()));
   const std::string& text = *answer;
   const auto reply = nlohmann::json::parse(text, nullptr, false);

@@ -155,7 +155,11 @@ Result<std::string> check_mount_point(const Options& options) {
   struct statfs asked{};
   // The kernel answers stat from memory for a while when the server is dead; statfs it must ask.
   int error = stat(given.c_str(), &status) != 0 ? errno : 0;
-  if (error == 0 && statfs(given.c_str(), &asked) != 0 && errno == ENOTCONN) error = ENOTCONN;
+  // Whoever asks while the connection is being taken down is told ECONNABORTED.
+  if (error == 0 && statfs(given.c_str(), &asked) != 0 &&
+      (errno == ENOTCONN || errno == ECONNABORTED))
+    error = ENOTCONN;
+  if (error == ECONNABORTED) error = ENOTCONN;
   if (error != 0) {
     if (error == ENOTCONN)
       return fail(Error::make(
