@@ -2,8 +2,6 @@
 // A whole small image through what `volfs scan` and a read-only mount do with it: partition table,
 // signatures, arrays, volume groups; every volume that comes out of it is read.
 #include <fcntl.h>
-#include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "sparse_input.h"
+#include "support/temp_dir.h"
 #include "volfs/engine/engine.h"
 #include "volfs/engine/scan.h"
 #include "volfs/log.h"
@@ -36,13 +35,16 @@ void read_volumes(engine::Engine& engine) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   log_level(LogLevel::error);
-  const UniqueFd file(memfd_create("volfs-fuzz", MFD_CLOEXEC));
-  if (!file || ftruncate(file.get(), image_size) != 0) std::abort();
+  // One file, which is emptied for each input; a scan goes by its name.
+  static const test::TempDir directory;
+  const std::string path = directory.file("fuzz.img", 0);
+  const UniqueFd file(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!file || ftruncate(file.get(), 0) != 0 || ftruncate(file.get(), image_size) != 0)
+    std::abort();
   test::for_each_record(data, size, image_size, [&](uint64_t offset, auto bytes) {
     if (pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) < 0)
       std::abort();
   });
-  const std::string path = fmt::format("/proc/self/fd/{}", file.get());
   const auto scan = engine::scan_images({path}, {.force = true});
   if (!scan) return 0;
   const auto engine =
