@@ -19,7 +19,7 @@ using namespace volfs;
 
 namespace {
 
-constexpr uint64_t image_size = 8 * 1024 * 1024;
+constexpr uint64_t image_size = 32 * 1024 * 1024;
 
 void read_volumes(engine::Engine& engine) {
   std::vector<std::byte> bytes(64 * 1024);
