@@ -107,7 +107,8 @@ Result<uint64_t> parse_size(std::string_view text) {
   const auto bytes = number ? checked_mul(*number, *unit) : std::nullopt;
   const auto sum = bytes ? checked_add(*bytes, *part) : std::nullopt;
   if (!sum || *sum > max_device_size)
-    return fail(Error::make(ERANGE, fmt::format("'{}' is too large a size; expected less than 8EiB", text)));
+    return fail(Error::make(
+        ERANGE, fmt::format("'{}' is too large a size; expected less than 8EiB", text)));
   return *sum;
 }
 

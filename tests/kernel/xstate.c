@@ -31,7 +31,7 @@ long ptrace(enum __ptrace_request request, ...) {
   }
   if (request == PTRACE_SETREGSET && addr == NT_X86_XSTATE) {
     static _Thread_local unsigned char state[64 * 1024] __attribute__((aligned(64)));
-    const struct iovec *given = (const struct iovec *)data;
+    const struct iovec* given = (const struct iovec*)data;
     struct iovec whole = {state, sizeof state};
     if (call(PTRACE_GETREGSET, pid, addr, (long)&whole) == 0 && whole.iov_len > given->iov_len) {
       memcpy(state, given->iov_base, given->iov_len);

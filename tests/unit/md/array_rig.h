@@ -30,7 +30,10 @@ struct Shape {
   bool ppl = false;
   std::string text() const {
     return fmt::format("{} {} of {}, metadata {}{}", level_name(level), layout_name(level, layout),
-                       disks, version_name(version), bitmap ? ", bitmap" : ppl ? ", PPL" : "");
+                       disks, version_name(version),
+                       bitmap ? ", bitmap"
+                       : ppl  ? ", PPL"
+                              : "");
   }
 };
 
@@ -94,9 +97,8 @@ class Rig {
 
   // A new disk; its index.
   size_t add_disk() {
-    disks.push_back(
-        std::make_unique<test::MemoryDevice>(fmt::format("disk{}", disks.size()),
-                                             shape_.ppl ? disk_size_with_ppl : disk_size));
+    disks.push_back(std::make_unique<test::MemoryDevice>(
+        fmt::format("disk{}", disks.size()), shape_.ppl ? disk_size_with_ppl : disk_size));
     faults.push_back(std::make_unique<test::FaultDevice>(*disks.back(), disks.size()));
     return disks.size() - 1;
   }
