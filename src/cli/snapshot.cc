@@ -169,7 +169,8 @@ void add_create_options(CLI::App& create, SnapshotArguments& arguments) {
   create.add_option("--size", arguments.size,
                     "of a new file; default: it cannot get full, and takes only what is used");
   create.add_option("--chunk-size", arguments.chunk_size, "a power of two; default: 16KiB");
-  create.add_flag("--overflow", arguments.overflow, "a full snapshot stays readable (store PO)");
+  create.add_flag("--overflow", arguments.overflow,
+                  "a write to it that finds no room makes it read-only, not invalid (PO)");
 }
 
 }  // namespace

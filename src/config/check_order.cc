@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <set>
+#include <sstream>
 #include <unordered_map>
+#include <utility>
 
 #include "checks.h"
 #include "graph.h"
@@ -66,8 +69,7 @@ class Numbering {
   std::vector<const Text*> names_;
 };
 
-bool check_cycles(Context& context, const Numbering& numbering, const std::vector<Use>& uses,
-                  Definition& definition) {
+bool check_cycles(Context& context, const Numbering& numbering, const std::vector<Use>& uses) {
   Graph graph;
   for (size_t i = 0; i < numbering.size(); ++i) graph.add_node(numbering.name(i).value);
   for (const Use& use : uses)
@@ -88,7 +90,6 @@ bool check_cycles(Context& context, const Numbering& numbering, const std::vecto
         for (const Graph::Edge& edge : graph.edges(node))
           height[node] = std::max(height[node], height[edge.to]);
         ++height[node];
-        definition.build_order.push_back(numbering.item(node));
       });
   // Heights mean nothing while there are cycles. Of what is too high only the lowest is told, not
   // all that stands on it.
@@ -99,6 +100,66 @@ bool check_cycles(Context& context, const Numbering& numbering, const std::vecto
                                  quote(numbering.name(node).value), max_stack_depth),
                      fmt::format("at most {} on each other", max_stack_depth));
   return good;
+}
+
+// The device of which the map is a snapshot by its table; "" if it is none.
+std::string_view origin_of(const Map& map) {
+  for (const Text& row : map.rows) {
+    if (row.value.find("snapshot ") == std::string::npos) continue;
+    std::istringstream in(row.value);
+    std::string start, length, type, origin;
+    if (!(in >> start >> length >> type >> origin) || type != "snapshot") continue;
+    for (const Text& device : map.devices)
+      if (device.value == origin) return device.value;
+  }
+  return "";
+}
+
+// Everything after what it stands on, and what else uses an origin after the origin's snapshots: an
+// array writes when it is assembled, and a map may merge, and no snapshot must miss its copies of
+// what that overwrites. Where the two contradict each other the first one counts.
+void set_build_order(const Numbering& numbering, const std::vector<Use>& uses,
+                     Definition& definition) {
+  std::set<std::pair<size_t, std::string_view>> dropped;  // users whose second rule does not count
+  std::vector<std::string_view> origins;
+  for (const Map& map : definition.maps) origins.push_back(origin_of(map));
+  const auto is_snapshot = [&](const Use& use) {
+    return use.role == Role::origin ||
+           (use.user.kind == DeviceKind::map && origins[use.user.index] == use.name->value);
+  };
+  for (bool again = true; std::exchange(again, false);) {
+    Graph graph;
+    for (size_t i = 0; i < numbering.size(); ++i) graph.add_node("");
+    std::unordered_map<std::string_view, size_t> snapshots_of;  // a node of its own each
+    for (const Use& use : uses) {
+      if (use.target == nullptr) continue;
+      graph.add_edge(numbering.number(use.user),
+                     {numbering.number(use.target->item), use.name->at});
+      if (!is_snapshot(use)) continue;
+      const auto [found, is_new] = snapshots_of.emplace(use.name->value, graph.size());
+      if (is_new) graph.add_node("");
+      graph.add_edge(found->second, {numbering.number(use.user), use.name->at});
+    }
+    for (const Use& use : uses) {
+      const auto found = snapshots_of.find(use.name->value);
+      const size_t user = numbering.number(use.user);
+      if (found == snapshots_of.end() || is_snapshot(use) || dropped.contains({user, found->first}))
+        continue;
+      graph.add_edge(user, {found->second, use.name->at});
+    }
+    definition.build_order.clear();
+    graph.walk(
+        numbering.by_place(),
+        [&](const Graph::Cycle& cycle) {
+          again = true;
+          for (size_t i = 0; i < cycle.nodes.size(); ++i)
+            for (const auto& [name, node] : snapshots_of)
+              if (cycle.edges[i]->to == node) dropped.insert({cycle.nodes[i], name});
+        },
+        [&](size_t node) {
+          if (node < numbering.size()) definition.build_order.push_back(numbering.item(node));
+        });
+  }
 }
 
 // A write to an origin is preceded by a write to the store of each of its snapshots. If that
@@ -161,8 +222,9 @@ std::string_view to_string(DeviceKind kind) {
 
 void check_order(Context& context, const std::vector<Use>& uses, Definition& definition) {
   const Numbering numbering(definition);
-  if (check_cycles(context, numbering, uses, definition))
-    check_copies(context, numbering, uses, definition);
+  if (!check_cycles(context, numbering, uses)) return;
+  set_build_order(numbering, uses, definition);
+  check_copies(context, numbering, uses, definition);
 }
 
 }  // namespace volfs::config

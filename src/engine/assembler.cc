@@ -183,6 +183,7 @@ std::expected<std::unique_ptr<Engine>, config::Diagnostics> Assembler::run() {
   if (has_problems()) return std::unexpected(problems_);
   for (const config::Item& item : definition_.build_order) build(item);
   if (problems_.empty()) continue_merges();
+  if (problems_.empty()) start_held_merges();
   if (!problems_.empty()) {
     problems_.sort();
     return std::unexpected(problems_);

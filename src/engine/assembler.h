@@ -75,6 +75,9 @@ class Assembler {
   void continue_merges();
   Status continue_merge(const MergeRecord& record, bool read_only);
   bool merge_goes_on(const config::Snapshot& snapshot);
+  Status hold_merge(const config::Map& map, dm::MappedDevice& mapped,
+                    std::vector<dm::TableRow> rows, bool read_only);
+  void start_held_merges();
   void open_overlay();
   Result<Node*> add_internal(const std::string& name, Kind kind,
                              std::unique_ptr<BlockDevice> device);
@@ -101,6 +104,12 @@ class Assembler {
   };
   std::vector<Overlaid> overlaid_;
   std::map<std::string, BlockDevice*> laid_over_;  // files with an overlay, by path
+  struct HeldMerge {
+    const config::Map* map = nullptr;
+    dm::MappedDevice* mapped = nullptr;
+    std::vector<dm::TableRow> rows;
+  };
+  std::vector<HeldMerge> held_merges_;
 };
 
 // The path that a definition means.

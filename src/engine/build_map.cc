@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <utility>
 
 #include "assembler.h"
+#include "snapshot_parts.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
 
@@ -27,6 +29,33 @@ std::pair<config::Position, std::string> place_of(const config::Map& map, std::s
 
 }  // namespace
 
+// A merge begins with the resume of its table; it must not before the whole definition stands: the
+// origin's other snapshots have their copies then, and a mount that fails has changed nothing.
+// Until then, and in a mount that only reads, there is the snapshot, whose contents are the same.
+Status Assembler::hold_merge(const config::Map& map, dm::MappedDevice& mapped,
+                             std::vector<dm::TableRow> rows, bool read_only) {
+  const std::vector<dm::TableRow> merge = rows;
+  rows.front().type = "snapshot";
+  VOLFS_TRY(mapped.load(rows, resolver(), load_options(read_only)));
+  VOLFS_TRY(mapped.resume());
+  SnapshotState state;
+  read_status(mapped, state);
+  if (state.state == "invalid")  // there is nothing to merge: it is the origin
+    return mapped.load(merge, resolver(), load_options(read_only));
+  if (!read_only) held_merges_.push_back({&map, &mapped, merge});
+  return {};
+}
+
+void Assembler::start_held_merges() {
+  for (const HeldMerge& held : std::exchange(held_merges_, {})) {
+    Status started = held.mapped->load(held.rows, resolver(), load_options(false));
+    if (started) started = held.mapped->resume();
+    if (!started)
+      report(held.map->name.at,
+             fmt::format("{}: {}", held.map->name.value, started.error().text()));
+  }
+}
+
 void Assembler::build(const config::Map& map) {
   // What failed to build below has its own report; saying it twice helps nobody.
   bool told = false;
@@ -48,6 +77,9 @@ void Assembler::build(const config::Map& map) {
   const bool read_only = engine_->read_only() || map.readonly.value;
   if (auto loaded = mapped.load(*rows, resolve, load_options(read_only)); !loaded)
     return refuse(loaded.error());
+  if (rows->size() == 1 && rows->front().type == "snapshot-merge") {
+    if (auto held = hold_merge(map, mapped, *rows, read_only); !held) return refuse(held.error());
+  }
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
   Node* const node = add(map.name, Kind::map, std::move(owned), map.hidden.value);
   if (!node) return;

@@ -2,6 +2,7 @@
 """Snapshots of every kind of device: arrays, logical volumes, maps on partitions; of those that are in use."""
 import json
 import os
+import signal
 import struct
 import threading
 
@@ -114,6 +115,33 @@ def test_a_merge_into_an_array_goes_on_at_the_next_mount(t):
     if "before" not in os.listdir(t.mnt):
         snapshot("wait", t.mnt / "before", "--timeout", "100")
     holds((t.mnt / "md0").read_bytes() == before, "the array at last")
+
+
+def test_a_snapshot_of_an_image_under_an_array_is_there_before_the_array_writes(t):
+    """Which it does as soon as it is assembled: the snapshot must have its copy of the superblock."""
+    definition = t.define("""
+volfs: 1
+images: {d0: {path: d0.img, size: 16MiB}, d1: {path: d1.img, size: 16MiB}}
+arrays: {md0: {level: raid1, devices: [d0, d1], assume_clean: true}}
+snapshots: {before: {origin: d0, cow: {path: before.cow, size: 32MiB}, chunk_size: 4KiB}}
+""")
+    plain = t.define(definition.read_text().partition("snapshots:")[0], "plain.yaml")
+    volfs("create", definition)
+    t.mount(plain)
+    overwrite(t, t.mnt / "md0", 10)
+    pid = t.pid()
+    with open(t.mnt / "md0", "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"dirty", 0)
+        os.kill(pid, signal.SIGKILL)
+    lab.wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of a killed daemon")
+    volfs("umount", t.mnt)
+    before = (t.path / "d0.img").read_bytes()
+    t.mount(definition)
+    holds((t.mnt / "before").read_bytes() == before, "the snapshot")
+    overwrite(t, t.mnt / "md0", 1)
+    t.umount()
+    t.mount(definition)
+    holds((t.mnt / "before").read_bytes() == before, "the snapshot at the next mount")
 
 
 class Counter(threading.Thread):

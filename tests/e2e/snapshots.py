@@ -273,6 +273,120 @@ def test_a_merge_goes_on_at_the_next_mount(t):
     holds(content_of(t.mnt / "before") == old and content_of(t.mnt / "data") == old, "both")
 
 
+def test_snapshots_that_fill_up_cost_nobody_else(t):
+    """As Linux's dm-snapshot: what a write to the snapshot, and one to the origin, make of a full P and a full PO."""
+    old = t.random.randbytes(32 * MiB)
+    for name in ("disk0.img", "disk1.img"):
+        (t.path / name).write_bytes(old)
+    t.mount(t.define("volfs: 1\nimages: {disk0: disk0.img, disk1: disk1.img}\n"
+                     "maps: {data: {table: 0 65536 linear disk0 0}, other: {table: 0 65536 linear disk1 0}}\n"))
+    chunk = 4 * KiB
+    now, other = bytearray(old), bytearray(old)
+    contents = {"data": now, "other": other}
+
+    def write(name, at, count, errors=()):
+        """Chunk by chunk to the disk; how many got there."""
+        block = t.random.randbytes(chunk)
+        fd, good = os.open(t.mnt / name, os.O_RDWR | os.O_DSYNC), 0
+        for i in range(count):
+            try:
+                os.pwrite(fd, block, at + i * chunk)
+                good += 1
+            except OSError as error:
+                holds(error.errno in errors, f"{name}: errno {error.errno}")
+                break
+            if name in contents:
+                contents[name][at + i * chunk:at + (i + 1) * chunk] = block
+        os.close(fd)
+        return good
+
+    def small(name, *arguments):
+        snapshot("create", t.mnt / name, "--origin", "data", "--size", "64KiB", "--chunk-size", "4KiB", *arguments)
+
+    def state(name):
+        return json.loads(snapshot("status", t.mnt / name, "--json"))["state"]
+
+    def check_lost(name):
+        equal(status_words(t, name), ["Invalid"], f"{name}: status")
+        equal(state(name), "invalid", f"{name}: state")
+        holds(write("data", 20 * MiB, 3) == 3 and write("other", 1 * MiB, 3) == 3, "the others' writes")
+        holds(content_of(t.mnt / "data") == now, f"{name}: the origin")
+        holds(content_of(t.mnt / "other") == other, f"{name}: another volume")
+
+    snapshot("create", t.mnt / "roomy", "--origin", "data")
+    # 14 chunks of data: header and area go off. Written to themselves.
+    for name, arguments, word, state_word in (("p", [], "Invalid", "invalid"), ("po", ["--overflow"], "Overflow", "overflow")):
+        small(name, *arguments)
+        equal(device(t, name)["map"]["table"].split()[5], name.upper(), "store")
+        kept = bytearray(now)
+        equal(write(name, 0, 20, (errno.EIO,)), 14, f"{name}: chunks that fit")
+        equal(write(name, 0, 1, (errno.EIO,)), 0, f"{name}: one chunk more")
+        equal(status_words(t, name), [word], f"{name}: status")
+        equal(state(name), state_word, f"{name}: state")
+        if name == "po":
+            holds(content_of(t.mnt / name)[14 * chunk:] == kept[14 * chunk:], "what a full PO shows of the origin")
+            write("data", 20 * MiB, 1)  # which needs room, and there is none
+        check_lost(name)
+        raises(errno.EIO, (t.mnt / name).read_bytes)
+        snapshot("remove", t.mnt / name, "--yes")
+    # Filled by the origin alone: both become invalid, and the origin does not notice.
+    small("p")
+    small("po", "--overflow")
+    equal(write("data", 8 * MiB, 14), 14, "origin")
+    equal([status_words(t, name) for name in ("p", "po")], [["128/128", "16"]] * 2, "full")
+    equal(write("data", 9 * MiB, 1), 1, "origin")
+    for name in ("p", "po"):
+        check_lost(name)
+        holds("invalid" in stderr_of(lab.VOLFS, "snapshot", "merge", t.mnt / name, "--yes"), "message")
+    holds(content_of(t.mnt / "roomy") == old, "a snapshot with room")
+
+
+MERGE_FIRST = """
+volfs: 1
+images: {disk0: disk0.img, before: before.cow, later: later.cow}
+maps:
+  merged: {table: 0 65536 snapshot-merge disk0 before P 8}
+  slow: {table: 0 131072 delay later 0 20, hidden: true}
+  later: {table: 0 65536 snapshot disk0 slow P 32}
+"""
+
+
+def test_no_merge_of_a_map_begins_before_all_snapshots_are_there(t):
+    """Wherever it stands in the definition: the others miss no copies, and a mount that fails changes nothing."""
+    old = t.random.randbytes(32 * MiB)
+    (t.path / "disk0.img").write_bytes(old)
+    for name in ("before.cow", "later.cow"):
+        t.file(name, 64 * MiB)
+    images = MERGE_FIRST[:MERGE_FIRST.index("maps:")].replace("later:", "later-store:")
+    only = t.define(images, "only.yaml")
+    merge_first = MERGE_FIRST.replace("later: later.cow", "later-store: later.cow").replace("delay later", "delay later-store")
+    t.mount(t.define(images + "maps: {s: {table: 0 65536 snapshot disk0 before P 8}}\n", "snapshot.yaml"))
+    write_at_once(t.mnt / "s", {at: t.random.randbytes(4 * KiB) for at in range(0, 32 * MiB, 8 * KiB)})
+    shown = content_of(t.mnt / "s")
+    t.umount()
+    kept = [(t.path / name).read_bytes() for name in ("disk0.img", "before.cow", "later.cow")]
+    broken = t.define(merge_first + "  broken: {table: 0 65536 linear disk0 8}\n", "broken.yaml")
+    holds("broken" in stderr_of(lab.VOLFS, "mount", broken, t.mnt), "message")
+    holds((t.path / "disk0.img").read_bytes() == old, "the origin after a mount that failed")
+    for mount in ("the whole", "apply"):
+        for name, data in zip(("disk0.img", "before.cow", "later.cow"), kept):
+            (t.path / name).write_bytes(data)
+        whole = t.define(merge_first, "whole.yaml")
+        t.mount(whole if mount == "the whole" else only)
+        if mount == "apply":
+            volfs("apply", whole, t.mnt, "--yes")
+        wait_until(lambda: status_words(t, "merged")[0].split("/")[0] == status_words(t, "merged")[1], "the merge")
+        equal(device(t, "merged")["map"]["table"].split()[2], "snapshot-merge", "table")
+        holds(content_of(t.mnt / "merged") == shown, f"{mount}: what is merged")
+        holds(content_of(t.mnt / "later") == old, f"{mount}: another snapshot")
+        t.umount()
+        holds((t.path / "disk0.img").read_bytes() == shown, f"{mount}: the origin")
+        # Done: a mount that only reads shows it, too.
+        t.mount(whole, options=["ro"])
+        holds(content_of(t.mnt / "merged") == shown and content_of(t.mnt / "later") == old, f"{mount}: at the next mount")
+        t.umount()
+
+
 def kill(t):
     pid = t.pid()
     os.kill(pid, 9)

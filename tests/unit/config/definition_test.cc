@@ -233,6 +233,27 @@ TEST_CASE("what builds on others comes after them") {
   CHECK(disk0 < place_in_order(d, DeviceKind::map, 1));
 }
 
+TEST_CASE("the snapshots of an origin come before all else that uses it") {
+  const Definition d = parse_good(
+      "volfs: 1\nimages: {i: i, j: j, c: c, d: d, e: e}\n"
+      "arrays: {a: {level: raid1, devices: [j, missing]}}\n"
+      "maps:\n"
+      "  merge: {table: 0 8 snapshot-merge i c P 8}\n"
+      "  origin: {table: 0 8 snapshot-origin i}\n"
+      "  snap: {table: 0 8 snapshot i d P 8}\n"
+      // Its store stands on what merges: that goes before.
+      "  low: {table: 0 8 linear merge 0}\n"
+      "  late: {table: 0 8 snapshot i low P 8}\n"
+      "snapshots: {s: {origin: j, cow: e}}\n");
+  REQUIRE(d.build_order.size() == 5 + 1 + 5 + 1);
+  const auto map = [&](size_t index) { return place_in_order(d, DeviceKind::map, index); };
+  CHECK(place_in_order(d, DeviceKind::snapshot, 0) < place_in_order(d, DeviceKind::array, 0));
+  CHECK(map(0) < map(3));
+  CHECK(map(3) < map(4));
+  CHECK(map(2) < map(1));
+  CHECK(map(4) < map(1));
+}
+
 TEST_CASE("anchors, aliases, merges and x- keys save writing") {
   const Definition d = parse_good(
       "volfs: 1\nx-disk: &disk {size: 64MiB, readonly: true}\nimages:\n"

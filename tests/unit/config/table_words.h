@@ -25,6 +25,9 @@ inline volfs::config::TableScan scan_words(std::string_view table) {
     if (words[2] == "linear" || striped)
       for (size_t i = striped ? 5 : 3; i < words.size(); i += 2)
         scan.references.push_back({words[i], row});
+    if (words[2].starts_with("snapshot"))
+      for (size_t i = 3; i < words.size() && i < (words[2] == "snapshot-origin" ? 4 : 5); ++i)
+        scan.references.push_back({words[i], row});
   }
   return scan;
 }
