@@ -142,6 +142,9 @@ class BlockDevice {
   virtual Limits do_limits() const;
 
   Status checked(Status result, const char* what, uint64_t offset, uint64_t length);
+  Result<Allocation> allocation_of(const Extent& extent) const;
+  Result<bool> add_alike(uint64_t offset, uint64_t length, size_t& seen, Allocation& sum);
+  Status add_in_order(uint64_t offset, uint64_t length, Allocation& sum);
 
   mutable Mutex mutex_;  // guards name_ and limits_
   std::string name_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Where the bytes of a range live: what BlockDevice::map answers. A mapping is a list of extents
-// that together cover the range in order, and the leases that keep them true: as long as the
-// mapping lives, no table is swapped and no chunk moved under it. Discards: any order.
+// that together cover the range, and the leases that keep them true: as long as the
+// mapping lives, no table is swapped and no chunk moved under it.
 #pragma once
 
 #include <cstdint>
@@ -42,9 +42,15 @@ class LeaseOwner {
 // another way to them (a mirror, parity) must answer with itself.
 enum class Care : bool { no, yes };
 
+// Whether the extents follow each other as the bytes of the range do. For what moves no data they
+// need not, and a device that deals its bytes out in turn answers with one extent for each device
+// below, however many chunks the range has.
+enum class Order : bool { kept, any };
+
 class Mapping {
  public:
   Mapping() = default;
+  explicit Mapping(Order order) : unordered_(order == Order::any) {}
   explicit Mapping(Care care) : careful_(care == Care::yes) {}
   ~Mapping() { clear(); }
   Mapping(const Mapping&) = delete;
@@ -61,6 +67,7 @@ class Mapping {
   std::span<const Extent> extents() const { return extents_; }
   uint64_t length() const { return length_; }
   bool careful() const { return careful_; }
+  bool unordered() const { return unordered_; }
 
  private:
   struct Lease {
@@ -72,6 +79,7 @@ class Mapping {
   InlineVector<Lease, 8> leases_;
   uint64_t length_ = 0;
   const bool careful_ = false;
+  const bool unordered_ = false;
 };
 
 }  // namespace volfs

@@ -55,6 +55,13 @@ inline uint64_t round_up(uint64_t n, uint64_t align) {
 inline uint64_t div_round_up(uint64_t n, uint64_t d) {
   return n / d + (n % d != 0);
 }
+// Of the first OFFSET bytes, dealt out in chunks of CHUNK to WIDTH devices in turn: how many the
+// device INDEX (below WIDTH) gets.
+inline uint64_t dealt_before(uint64_t offset, uint64_t index, uint64_t width, uint64_t chunk) {
+  const uint64_t row = offset / (chunk * width), rest = offset % (chunk * width);
+  const uint64_t before = index * chunk, mine = rest > before ? rest - before : 0;
+  return row * chunk + (mine < chunk ? mine : chunk);
+}
 
 // Reads a size as definitions write it: a decimal number, alone (bytes) or followed, without
 // or with one blank, by KiB/MiB/GiB/TiB/PiB/EiB, K/M/G/T/P/E (binary, as lvm2; either case), B

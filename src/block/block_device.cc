@@ -7,6 +7,7 @@
 #include <cassert>
 #include <cerrno>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "volfs/io_batch.h"
@@ -213,7 +214,7 @@ Status on_extents(const Mapping& mapping, Act act) {
 }  // namespace
 
 Status BlockDevice::do_discard(uint64_t offset, uint64_t length) {
-  Mapping mapping;
+  Mapping mapping(Order::any);
   do_map(Op::discard, offset, length, Wait::yes, mapping);
   return on_extents(mapping, [](const Extent& extent) {
     return extent.device->discard(extent.offset, extent.length);
@@ -221,36 +222,82 @@ Status BlockDevice::do_discard(uint64_t offset, uint64_t length) {
 }
 
 Status BlockDevice::do_write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
-  Mapping mapping;
+  Mapping mapping(Order::any);
   do_map(Op::write_zeroes, offset, length, Wait::yes, mapping);
   return on_extents(mapping, [unmap](const Extent& extent) {
     return extent.device->write_zeroes(extent.offset, extent.length, unmap);
   });
 }
 
-// In windows, for the mapping of a large range in narrow stripes would be longer than any memory;
-// where one extent fills a window the next one is larger. Ends after so many extents with what is
-// known by then.
+Result<Allocation> BlockDevice::allocation_of(const Extent& extent) const {
+  switch (extent.kind) {
+    case Extent::Kind::device:
+      if (extent.device != this) return extent.device->allocation(extent.offset, extent.length);
+      break;
+    case Extent::Kind::zero:
+      return Allocation{.data = false, .length = extent.length};
+    case Extent::Kind::error:
+      break;
+  }
+  return Allocation{.data = true, .length = extent.length};
+}
+
+// Appends to SUM what is known of the range from OFFSET on; false if it is not all alike, and
+// alike with what is there.
+Result<bool> BlockDevice::add_alike(uint64_t offset, uint64_t length, size_t& seen,
+                                    Allocation& sum) {
+  Mapping mapping(Order::any);
+  do_map(Op::read, offset, length, Wait::yes, mapping);
+  const auto extents = mapping.extents();
+  seen += extents.size();
+  std::optional<bool> data;
+  if (sum.length > 0) data = sum.data;
+  for (const Extent& extent : extents) {
+    VOLFS_TRY_ASSIGN(const Allocation part, allocation_of(extent));
+    if (data.value_or(part.data) != part.data) return false;
+    if (part.length < extent.length) {
+      if (extents.size() > 1) return false;
+      length = part.length;
+    }
+    data = part.data;
+  }
+  sum = {.data = data.value_or(true), .length = sum.length + length};
+  return true;
+}
+
+// As before, of a window whose bytes are not alike: up to the first change.
+Status BlockDevice::add_in_order(uint64_t offset, uint64_t length, Allocation& sum) {
+  Mapping mapping;
+  do_map(Op::read, offset, length, Wait::yes, mapping);
+  for (const Extent& extent : mapping.extents()) {
+    VOLFS_TRY_ASSIGN(const Allocation part, allocation_of(extent));
+    if (sum.length > 0 && part.data != sum.data) break;
+    sum = {.data = part.data, .length = sum.length + part.length};
+    if (part.length < extent.length) break;
+  }
+  return {};
+}
+
+// In windows: they grow as long as all in one is alike and it takes few extents to tell, for the
+// mapping of a large range of a long table would be longer than any memory. Ends after so many
+// extents with what is known by then.
 Result<Allocation> BlockDevice::do_allocation(uint64_t offset, uint64_t length) {
-  constexpr size_t most_extents = 64;
-  uint64_t window = 64 * KiB;
+  constexpr uint64_t smallest = 64 * KiB, growth = 4;
+  constexpr size_t few = 64, most_extents = 1024;
   Allocation sum{.data = true, .length = 0};
-  for (size_t seen = 0; sum.length < length && seen < most_extents; window *= 4) {
-    Mapping mapping;
-    do_map(Op::read, offset + sum.length, std::min(window, length - sum.length), Wait::yes,
-           mapping);
-    seen += mapping.extents().size();
-    if (mapping.extents().size() > 1) window /= 4;
-    for (const Extent& extent : mapping.extents()) {
-      Allocation part{.data = true, .length = extent.length};
-      if (extent.kind == Extent::Kind::zero) part.data = false;
-      if (extent.kind == Extent::Kind::device && extent.device != this) {
-        VOLFS_TRY_ASSIGN(part, extent.device->allocation(extent.offset, extent.length));
-      }
-      if (sum.length > 0 && part.data != sum.data) return sum;
-      sum.data = part.data;
-      sum.length += part.length;
-      if (part.length < extent.length) return sum;
+  uint64_t window = smallest;
+  for (size_t seen = 0; sum.length < length && seen < most_extents;) {
+    const uint64_t before = sum.length, seen_before = seen;
+    const uint64_t part = std::min(window, length - before);
+    VOLFS_TRY_ASSIGN(const bool alike, add_alike(offset + before, part, seen, sum));
+    if (alike) {
+      if (sum.length - before < part) break;
+      if (seen - seen_before <= few) window *= growth;
+    } else if (window > smallest) {
+      window /= growth;
+    } else {
+      VOLFS_TRY(add_in_order(offset + before, part, sum));
+      break;
     }
   }
   return sum;

@@ -151,7 +151,7 @@ Status Array::do_write(uint64_t offset, IoSpan iov, Fua fua) {
 Status Array::do_discard(uint64_t offset, uint64_t length) {
   if (core_->personality->maps_writes()) {
     const Inside inside(core_->works);
-    Mapping mapping;
+    Mapping mapping(Order::any);
     core_->personality->map(offset, length, mapping);
     for (const Extent& extent : mapping.extents())
       VOLFS_TRY(extent.device->discard(extent.offset, extent.length));

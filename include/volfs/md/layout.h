@@ -15,6 +15,7 @@
 #include <bit>
 #include <bitset>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -87,6 +88,8 @@ struct Place {
   bool operator==(const Place&) const = default;
 };
 
+using VisitPart = std::function<void(uint32_t slot, uint64_t offset, uint64_t length)>;
+
 // Whether every byte of the array is still held by, or can be computed from, the other members.
 // For raid10 this is the truth of the layout; Linux itself refuses a few survivable far-sets
 // combinations. The geometry must be valid (check_geometry).
@@ -104,6 +107,9 @@ class LinearLayout {
 
   uint64_t size() const { return ends_.back(); }
   Place map(uint64_t offset) const;
+  // The same of a range within size(), in as few parts as there can be and in any order:
+  // PART(slot, offset, length).
+  void for_each_part(uint64_t offset, uint64_t length, const VisitPart& part) const;
   // Array offset that a member byte holds; nothing beyond the part of the member in use.
   std::optional<uint64_t> array_offset(uint32_t slot, uint64_t offset) const;
 
@@ -123,6 +129,7 @@ class Raid0Layout {
   uint64_t chunk() const { return chunk_; }
   size_t zone_count() const { return zones_.size(); }
   Place map(uint64_t offset) const;
+  void for_each_part(uint64_t offset, uint64_t length, const VisitPart& part) const;  // as above
   std::optional<uint64_t> array_offset(uint32_t slot, uint64_t offset) const;
 
  private:

@@ -30,7 +30,6 @@ class Striped final : public Target {
  private:
   bool do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) override;
   bool map_whole(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out);
-  uint64_t within(size_t stripe, uint64_t offset) const;
 
   const std::vector<Stripe> stripes_;
   const uint64_t chunk_;
@@ -46,8 +45,7 @@ Striped::Striped(const TargetContext& context, std::vector<Stripe> stripes, uint
 }
 
 bool Striped::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) {
-  // Without data the order of the extents says nothing, and one a stripe is enough.
-  if (op == Op::discard || op == Op::write_zeroes) return map_whole(op, offset, length, wait, out);
+  if (out.unordered()) return map_whole(op, offset, length, wait, out);
   uint64_t chunk = offset / chunk_;
   uint64_t inside = offset % chunk_;
   while (length > 0) {
@@ -62,19 +60,10 @@ bool Striped::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping
   return true;
 }
 
-// How many bytes of a stripe lie before OFFSET of the target.
-uint64_t Striped::within(size_t stripe, uint64_t offset) const {
-  const uint64_t row_size = chunk_ * stripes_.size();
-  const uint64_t row = offset / row_size;
-  const uint64_t rest = offset % row_size;
-  const uint64_t before = stripe * chunk_;
-  return row * chunk_ + std::min(rest - std::min(rest, before), chunk_);
-}
-
 bool Striped::map_whole(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) {
   for (size_t i = 0; i < stripes_.size(); ++i) {
-    const uint64_t begin = within(i, offset);
-    const uint64_t end = within(i, offset + length);
+    const uint64_t begin = dealt_before(offset, i, stripes_.size(), chunk_);
+    const uint64_t end = dealt_before(offset + length, i, stripes_.size(), chunk_);
     if (begin == end) continue;
     const Stripe& stripe = stripes_[i];
     if (!stripe.device->map(op, stripe.offset + begin, end - begin, wait, out)) return false;

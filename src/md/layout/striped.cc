@@ -47,6 +47,15 @@ Place LinearLayout::map(uint64_t offset) const {
   return {static_cast<uint32_t>(it - ends_.begin()), offset - start, *it - offset};
 }
 
+void LinearLayout::for_each_part(uint64_t offset, uint64_t length, const VisitPart& part) const {
+  for (uint64_t end = offset + length; offset < end;) {
+    const Place place = map(offset);
+    const uint64_t piece = std::min(place.length, end - offset);
+    part(place.slot, place.offset, piece);
+    offset += piece;
+  }
+}
+
 std::optional<uint64_t> LinearLayout::array_offset(uint32_t slot, uint64_t offset) const {
   if (slot >= ends_.size()) return std::nullopt;
   uint64_t start = slot == 0 ? 0 : ends_[slot - 1];
@@ -96,6 +105,20 @@ Place Raid0Layout::map(uint64_t offset) const {
   uint64_t width = zone->slots.size();
   return {zone->slots[(number + zone->turn) % width],
           zone->member_start + number / width * chunk_ + within, chunk_ - within};
+}
+
+void Raid0Layout::for_each_part(uint64_t offset, uint64_t length, const VisitPart& part) const {
+  for (const Zone& zone : zones_) {
+    const uint64_t begin = std::max(offset, zone.start), end = std::min(offset + length, zone.end);
+    if (begin >= end) continue;
+    const uint64_t width = zone.slots.size();
+    for (uint64_t turn = 0; turn < width; ++turn) {
+      const uint64_t first = dealt_before(begin - zone.start, turn, width, chunk_);
+      const uint64_t last = dealt_before(end - zone.start, turn, width, chunk_);
+      if (first < last)
+        part(zone.slots[(turn + zone.turn) % width], zone.member_start + first, last - first);
+    }
+  }
 }
 
 std::optional<uint64_t> Raid0Layout::array_offset(uint32_t slot, uint64_t offset) const {

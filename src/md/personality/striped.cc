@@ -15,6 +15,12 @@ class Remap final : public Personality {
   bool maps_writes() const override { return true; }
   bool mappable(uint64_t, uint64_t) const override { return true; }
   void map(uint64_t offset, uint64_t length, Mapping& out) const override {
+    if (out.unordered()) {
+      layout_.for_each_part(offset, length, [&](uint32_t slot, uint64_t at, uint64_t part) {
+        out.add(*m_.slots[slot].device, m_.slots[slot].data_offset + at, part);
+      });
+      return;
+    }
     while (length > 0) {
       const Place place = layout_.map(offset);
       const uint64_t piece = std::min(length, place.length);
@@ -35,7 +41,7 @@ class Remap final : public Personality {
     return io.write(fua) ? Status() : told(io);
   }
   Status write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) override {
-    Mapping mapping;
+    Mapping mapping(Order::any);
     map(offset, length, mapping);
     for (const Extent& extent : mapping.extents())
       VOLFS_TRY(extent.device->write_zeroes(extent.offset, extent.length, unmap));

@@ -59,7 +59,7 @@ TEST_CASE("a discard of a striped target reaches each stripe once, and nothing e
   REQUIRE(map.write(0, ones));
   // From the middle of the second chunk to the middle of the last but one of the fourth row.
   const uint64_t offset = 6 * sector_size, length = 38 * sector_size;
-  Mapping mapping;
+  Mapping mapping(Order::any);
   REQUIRE(map.map(Op::discard, offset, length, Wait::no, mapping));
   CHECK(mapping.extents().size() == 3);
   CHECK(mapping.length() == length);
@@ -69,6 +69,73 @@ TEST_CASE("a discard of a striped target reaches each stripe once, and nothing e
   model.write(0, ones);
   model.zero(offset, length);
   CHECK(model.difference(map) == std::nullopt);
+}
+
+// Runs of the volume that are alike, until TAKE says no. The number of questions it took.
+template <class Take>
+size_t walk_allocation(BlockDevice& device, Take take) {
+  size_t questions = 0;
+  for (uint64_t at = 0; at < device.size(); ++questions) {
+    const auto part = device.allocation(at, device.size() - at);
+    REQUIRE(part);
+    REQUIRE(part->length > 0);
+    if (!take(at, *part)) break;
+    at += part->length;
+  }
+  return questions;
+}
+
+TEST_CASE("the allocation of striped and stacked targets is that of the disks") {
+  const uint64_t seed = test_seed();
+  INFO("VOLFS_SEED=", seed);
+  Random random(seed);
+  for (uint64_t round = 0; round < test_iterations(20); ++round) {
+    const uint64_t stripes = random.between(1, 4), chunk = 8 * random.between(1, 40);
+    const uint64_t size = stripes * chunk * random.between(1, 60);
+    Lab lab(4, 16 * MiB);
+    std::string text = fmt::format("0 {} striped {} {}", size, stripes, chunk);
+    for (uint64_t i = 0; i < stripes; ++i) text += fmt::format(" disk{} {}", i, 8 * i);
+    text += fmt::format("\n{} 4096 linear disk3 0\n{} 512 zero", size, size + 4096);
+    CAPTURE(text);
+    dm::MappedDevice map("map");
+    REQUIRE(lab.set(map, text) == "");
+    std::vector<bool> data(map.size() / 4096);
+    for (uint64_t i = random.below(40); i > 0; --i) {
+      const Range range = random_range(random, map.size(), 4096, random.one_in(3) ? MiB : 8 * KiB);
+      REQUIRE(map.write(range.offset, random_bytes(random, range.length)));
+    }
+    // Page by page, which is the smallest that a disk here allocates.
+    for (uint64_t i = 0; i < data.size(); ++i) {
+      const auto page = map.allocation(i * 4096, 4096);
+      REQUIRE(page);
+      REQUIRE(page->length == 4096);
+      data[i] = page->data;
+    }
+    walk_allocation(map, [&](uint64_t at, Allocation part) {
+      REQUIRE(part.length % 4096 == 0);
+      for (uint64_t i = at / 4096; i < (at + part.length) / 4096; ++i)
+        REQUIRE(data[i] == part.data);
+      return true;
+    });
+  }
+}
+
+TEST_CASE("terabytes in narrow stripes are looked through in a few steps") {
+  Lab lab(4, 4 * TiB);
+  dm::MappedDevice map("map");
+  REQUIRE(lab.set(map, fmt::format("0 {} striped 4 8 disk0 0 disk1 0 disk2 0 disk3 0",
+                                   16 * TiB / sector_size)) == "");
+  CHECK(walk_allocation(map, [](uint64_t, Allocation part) { return !part.data; }) < 10);
+  const uint64_t there = 11 * TiB + 5 * MiB + 4096;
+  const std::vector<std::byte> page(4096, std::byte(1));
+  REQUIRE(map.write(there, page));
+  uint64_t found = 0;
+  const size_t questions = walk_allocation(map, [&](uint64_t at, Allocation part) {
+    if (part.data) found = at;
+    return !part.data;
+  });
+  CHECK(found == there);
+  CHECK(questions < 200);
 }
 
 TEST_CASE("striped tells its chunk and stripe as the wished sizes") {

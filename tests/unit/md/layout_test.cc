@@ -205,6 +205,20 @@ TEST_CASE("raid0 zones map one to one in both layouts and differ in turn") {
         }
         REQUIRE(taken.size() == total / chunk);
         REQUIRE(!raid0->array_offset(0, units[0] * chunk));
+        // A range in parts holds the same bytes as its pieces in order.
+        const uint64_t begin = round_down(total / 5, 512), length = round_down(total / 2, 512);
+        std::set<std::pair<uint32_t, uint64_t>> sectors, of_parts;
+        for (uint64_t at = begin; at < begin + length; at += 512) {
+          const Place p = raid0->map(at);
+          sectors.emplace(p.slot, p.offset);
+        }
+        size_t parts = 0;
+        raid0->for_each_part(begin, length, [&](uint32_t slot, uint64_t at, uint64_t size) {
+          ++parts;
+          for (uint64_t i = 0; i < size; i += 512) REQUIRE(of_parts.emplace(slot, at + i).second);
+        });
+        REQUIRE(sectors == of_parts);
+        REQUIRE(parts <= sizes.size() * raid0->zone_count());
       }
 }
 
