@@ -50,28 +50,50 @@ int open_report(pid_t pid, int fd) {
   return open(path.c_str(), O_RDONLY | O_CLOEXEC);
 }
 
-// The mounts that there are: what VISIT is told of each is its id, its device and its path.
+// The mounts that there are: what VISIT is told of each is its id, its device, its path and what
+// else mountinfo says.
 template <class Visit>
 void for_each_mount(Visit visit) {
   std::ifstream mounts("/proc/self/mountinfo");
   for (std::string line; std::getline(mounts, line);) {
     std::istringstream words(line);
     std::string id, parent, device, root, path;
-    if (words >> id >> parent >> device >> root >> path) visit(id, device, path);
+    if (words >> id >> parent >> device >> root >> path) visit(id, device, path, line);
   }
+}
+
+struct MountId {
+  std::string id, device;
+};
+std::optional<MountId> mount_id(const std::string& mountpoint) {
+  struct statx status{};
+  if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) != 0)
+    return std::nullopt;
+  return MountId{fmt::format("{}", uint64_t{status.stx_mnt_id}),
+                 fmt::format("{}:{}", status.stx_dev_major, status.stx_dev_minor)};
+}
+
+// Who may unmount it with fusermount3, besides root.
+std::optional<uid_t> user_of(const std::string& mountpoint) {
+  constexpr std::string_view option = ",user_id=";
+  const auto own = mount_id(mountpoint);
+  std::optional<uid_t> user;
+  for_each_mount([&](const std::string& id, const auto&, const auto&, const std::string& line) {
+    const size_t at = line.rfind(option);
+    if (own && id == own->id && at != std::string::npos)
+      user = static_cast<uid_t>(std::strtoul(line.c_str() + at + option.size(), nullptr, 10));
+  });
+  return user;
 }
 
 // A bind mount keeps a file system alive. They are looked for before the unmount, for its device's
 // number is another mount's soon after.
 std::vector<std::string> other_mounts(const std::string& mountpoint) {
-  struct statx status{};
-  if (statx(AT_FDCWD, mountpoint.c_str(), AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) != 0)
-    return {};
-  const std::string device = fmt::format("{}:{}", status.stx_dev_major, status.stx_dev_minor);
-  const std::string own = fmt::format("{}", uint64_t{status.stx_mnt_id});
+  const auto own = mount_id(mountpoint);
+  if (!own) return {};
   std::vector<std::string> others;
-  for_each_mount([&](const std::string& id, const std::string& each, const std::string&) {
-    if (each == device && id != own) others.push_back(id);
+  for_each_mount([&](const std::string& id, const std::string& device, const auto&, const auto&) {
+    if (device == own->device && id != own->id) others.push_back(id);
   });
   return others;
 }
@@ -80,7 +102,7 @@ std::vector<std::string> other_mounts(const std::string& mountpoint) {
 std::string still_mounted(const std::vector<std::string>& ids) {
   std::string found;
   if (ids.empty()) return found;
-  for_each_mount([&](const std::string& id, const std::string&, const std::string& path) {
+  for_each_mount([&](const std::string& id, const auto&, const std::string& path, const auto&) {
     if (std::ranges::find(ids, id) != ids.end()) found = path;
   });
   return found;
@@ -234,6 +256,11 @@ Status umount_command(const std::string& path, bool lazy, bool force) {
   return in(target->mountpoint, wait_for_end(*daemon));
 }
 
+std::unexpected<Error> in_use(const std::string& mountpoint) {
+  return fail(Error::make(
+      EBUSY, fmt::format("{}: in use: a file is open or a process works in it", mountpoint)));
+}
+
 Status run_fusermount(const std::string& mountpoint, Detach detach) {
   std::string program = "fusermount3", unmount_flag = "-u", quiet = "-q", lazy_flag = "-z",
               end = "--", path = mountpoint;
@@ -251,9 +278,11 @@ Status run_fusermount(const std::string& mountpoint, Detach detach) {
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  // Quiet fusermount3 gives no reason; in use is the one that is left for a mount of our own.
-  return fail(
-      Error::make(EBUSY, fmt::format("{}: cannot be unmounted: in use, or not ours", mountpoint)));
+  // Quiet fusermount3 gives no reason.
+  if (const auto user = user_of(mountpoint); user && *user != getuid())
+    return fail(Error::make(EPERM, fmt::format("{}: cannot be unmounted: it was mounted by user {}",
+                                               mountpoint, *user)));
+  return in_use(mountpoint);
 }
 
 }  // namespace
@@ -261,10 +290,7 @@ Status run_fusermount(const std::string& mountpoint, Detach detach) {
 Status unmount(const std::string& mountpoint, Detach detach) {
   const int flags = UMOUNT_NOFOLLOW | (detach == Detach::yes ? MNT_DETACH : 0);
   if (umount2(mountpoint.c_str(), flags) == 0) return {};
-  if (errno == EBUSY)
-    return fail(Error::make(EBUSY, fmt::format("{}: in use: a file is open or a process works in "
-                                               "it",
-                                               mountpoint)));
+  if (errno == EBUSY) return in_use(mountpoint);
   if (errno != EPERM) return fail_sys(errno, mountpoint);
   return run_fusermount(mountpoint, detach);
 }

@@ -62,15 +62,13 @@ Result<TableRow> parse_row(std::vector<std::string> words) {
 }
 
 // Whether ROW may follow what ends at END.
-Status check_place(const TableRow& row, uint64_t end, unsigned previous_line) {
+Status check_place(const TableRow& row, uint64_t end) {
   if (row.length == 0) return fail_invalid("a row of 0 sectors: expected at least 1");
   if (row.start % sector_size != 0 || row.length % sector_size != 0)
     return fail_invalid("a row that is not whole sectors");
   if (row.start != end) {
     const char* what = row.start > end ? "gap" : "overlap";
-    const std::string before = end == 0
-                                   ? "where a table begins"
-                                   : fmt::format("where the row of line {} ends", previous_line);
+    const char* before = end == 0 ? "where a table begins" : "where the row before it ends";
     return fail_invalid(fmt::format("{} in the table: starts at sector {}, expected {}, {}", what,
                                     row.start / sector_size, end / sector_size, before));
   }
@@ -106,7 +104,7 @@ Result<std::vector<TableRow>> parse_table(std::string_view text, std::string_vie
     if (!row) return fail(at(place, line, row.error().text()));
     row->line = line;
     const uint64_t expected = rows.empty() ? 0 : rows.back().start + rows.back().length;
-    if (auto placed = check_place(*row, expected, rows.empty() ? 0 : rows.back().line); !placed)
+    if (auto placed = check_place(*row, expected); !placed)
       return fail(at(place, line, placed.error().text()));
     rows.push_back(std::move(*row));
   }
@@ -119,12 +117,10 @@ Status check_rows(std::span<const TableRow> rows, std::string_view place) {
   if (rows.size() > max_table_rows)
     return fail_invalid(fmt::format("{}: more than {} rows", place, max_table_rows));
   uint64_t end = 0;
-  unsigned previous_line = 0;
   for (const TableRow& row : rows) {
-    if (auto placed = check_place(row, end, previous_line); !placed)
+    if (auto placed = check_place(row, end); !placed)
       return fail(at(place, row.line, placed.error().text()));
     end = row.start + row.length;
-    previous_line = row.line;
   }
   return {};
 }

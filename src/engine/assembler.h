@@ -95,6 +95,10 @@ class Assembler {
   const config::Definition& definition_;
   const AssembleOptions& options_;
   config::Diagnostics problems_;
+  // Whether the definition's mount is read-only: where it is only looked at, everything is.
+  bool mount_read_only() const {
+    return options_.probe ? definition_.readonly.value : engine_->read_only();
+  }
   std::unique_ptr<Engine> engine_;
   // Images of files with an overlay. They are open read-only, whether they can be written or not.
   struct Overlaid {
@@ -117,8 +121,8 @@ std::string resolve_path(const std::string& directory, const std::string& path);
 
 // EBUSY: the image NAME, OTHER, has bytes of IMAGE, too, and one of the two can be written.
 Error overlap(const FileImage& image, const std::string& name, const FileImage& other);
-// EBUSY: an image of the graph has bytes of the same file, under whatever name, and one of the two
-// can be written.
-Status check_overlap(const Graph& graph, const FileImage& image);
+// EBUSY: an image of the graph has bytes of the same file as IMAGE, under whatever name, and one of
+// the two is to be written, IMAGE unless READ_ONLY.
+Status check_overlap(const Graph& graph, const FileImage& image, bool read_only = false);
 
 }  // namespace volfs::engine

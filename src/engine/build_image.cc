@@ -17,10 +17,10 @@ Error overlap(const FileImage& image, const std::string& name, const FileImage& 
                                  image.path(), name, other.path()));
 }
 
-Status check_overlap(const Graph& graph, const FileImage& image) {
+Status check_overlap(const Graph& graph, const FileImage& image, bool read_only) {
   for (const Node* node : graph.nodes()) {
     const auto* other = dynamic_cast<const FileImage*>(node->device.get());
-    if (!other || (other->read_only() && image.read_only()) || !image.overlaps(*other)) continue;
+    if (!other || (read_only && node->read_only_wanted) || !image.overlaps(*other)) continue;
     return fail(overlap(image, node->name, *other));
   }
   return {};
@@ -45,8 +45,10 @@ void Assembler::build(const config::Image& image) {
     return report(image.size->at, fmt::format("{}: {} is smaller than that: {} bytes",
                                               image.name.value, path, (*opened)->size()));
   if (const auto* file = dynamic_cast<const FileImage*>(opened->get()))
-    if (auto alone = check_overlap(engine_->graph(), *file); !alone)
-      return report(image.path.at, alone.error().text());
+    if (!mount_read_only()) {
+      auto alone = check_overlap(engine_->graph(), *file, image.readonly.value);
+      if (!alone) return report(image.path.at, alone.error().text());
+    }
   if (Node* node = add(image.name, Kind::image, std::move(*opened), true))
     node->read_only_wanted = image.readonly.value;
 }

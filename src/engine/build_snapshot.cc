@@ -109,7 +109,9 @@ Status Assembler::continue_merge(const MergeRecord& record, bool read_only) {
   const std::string name = record.snapshot + "-cow";
   VOLFS_TRY_ASSIGN(auto image, FileImage::open(name, record.store,
                                                {.read_only = read_only, .lock = !options_.probe}));
-  VOLFS_TRY(check_overlap(engine_->graph(), *image));
+  if (!mount_read_only()) {
+    VOLFS_TRY(check_overlap(engine_->graph(), *image));
+  }
   VOLFS_TRY(add_internal(name, Kind::image, std::move(image)));
   log_info("{}: is being merged into {}; that goes on", record.snapshot, record.origin);
   return engine_->snapshots().continue_merge(record, false, read_only);

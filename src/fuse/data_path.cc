@@ -129,7 +129,8 @@ DataPath::~DataPath() {
 }
 
 // Cuts the request to the size of the volume, as a block device does: reads end there, writes
-// past it find no space. False if it was answered.
+// past it find no space, and what would make it larger by zeros makes no sense. False if it was
+// answered.
 bool DataPath::clip(DataRequest& request) {
   const uint64_t size = request.file_->volume().size();
   if (request.kind == Kind::flush) return true;
@@ -144,9 +145,13 @@ bool DataPath::clip(DataRequest& request) {
       }
       request.length = room;
     }
-  } else if (request.length > size || request.offset > size - request.length) {
-    request.finish(ENOSPC, 0);
-    return false;
+  } else {
+    const uint64_t room = request.offset >= size ? 0 : size - request.offset;
+    if (room == 0 || (request.whole && request.length > room)) {
+      request.finish(EINVAL, 0);
+      return false;
+    }
+    request.length = std::min(request.length, room);
   }
   if (request.length > 0) return true;
   request.finish(0, 0);

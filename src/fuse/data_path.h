@@ -61,7 +61,7 @@ class DataRequest : private IoBatch::Owner {
   // stays until recycle(); LENGTH is that of the range otherwise.
   Kind kind = Kind::read;
   bool durable = false;  // a write that is on stable storage when it is answered
-  bool whole = false;    // a write that nobody would continue: what does not fit is an error
+  bool whole = false;    // writes and zeroing that nobody would continue: no part of it fits
   uint64_t offset = 0;
   uint64_t length = 0;
   std::span<std::byte> memory;

@@ -275,6 +275,7 @@ void Operations::allocate(fuse_req_t request, File& file, int mode, uint64_t off
     fuse_reply_err(request, EOPNOTSUPP);
     return;
   }
+  data->whole = (mode & FALLOC_FL_KEEP_SIZE) == 0;
   data->offset = offset;
   data->length = length;
   ServingContext context;

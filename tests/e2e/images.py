@@ -36,6 +36,24 @@ def states(t):
     return {device["name"]: device["state"] for device in t.status()["devices"]}
 
 
+def test_one_file_under_two_names(t):
+    t.file("disk.img", MiB)
+    os.link(t.path / "disk.img", t.path / "hard.img")
+    (t.path / "soft.img").symlink_to("disk.img")
+    for other in ("hard.img", "soft.img"):
+        definition = "volfs: 1\nimages:\n  a: disk.img\n  b: " + other + "\n"
+        text = (f"{t.path}/{other}: is, at least in part, what the image 'a' ({t.path}/disk.img) is too: expected a "
+                "file of its own, other bytes, or 'readonly: true' for both")
+        path = t.define(definition)
+        for status, command in ((2, ["check", path]), (1, ["mount", path, t.mnt])):
+            found = stderr_of(lab.VOLFS, *command, status=status)
+            holds(text in found and found.startswith(f"{path}:4:"), found)
+        t.define(definition + "readonly: true\n")
+        volfs("check", path)
+        t.mount(path)
+        t.umount()
+
+
 def test_partitions_of_gpt_and_mbr(t):
     lab.need_program("sfdisk")
     gpt, mbr = t.file("gpt.img", 16 * MiB), t.file("mbr.img", 16 * MiB)

@@ -508,6 +508,15 @@ def test_as_an_ordinary_user(t):
     equal(seen, ["65534", "660"], "owner and mode")
     as_user(lab.VOLFS, "umount", t.mnt)
     equal(image(t)[:4], b"mine", "the image")
+    # What is another's, and what is in use, is said so.
+    t.mount(definition, options=["allow_other"])
+    equal(stderr_of(lab.VOLFS, "umount", t.mnt, **user),
+          f"volfs: {t.mnt}: cannot be unmounted: it was mounted by user 0\n", "umount of root's mount")
+    t.umount()
+    t.mount(definition, **user)
+    message = as_user("sh", "-c", f"exec 3<{t.mnt}/data; {lab.VOLFS} umount {t.mnt} 2>&1 || true")
+    holds("in use" in message, message)
+    as_user(lab.VOLFS, "umount", t.mnt)
     conf = pathlib.Path("/etc/fuse.conf")
     if not conf.exists() or "\nuser_allow_other" not in "\n" + conf.read_text():
         message = stderr_of(lab.VOLFS, "mount", "-o", "allow_other", definition, t.mnt, **user)

@@ -217,7 +217,7 @@ const Wrong all[] = {
     {R"({"request":"map.load","map":"data","table":"0 8"})"sv, "EINVAL", "table:1",
      R"(data: table:1: only two of the words of a row: expected "<start sector> <sectors> <target type> ...")"},
     {R"({"request":"map.load","map":"data","table":"0 8 zero\n9 8 zero"})"sv, "EINVAL", "table:2",
-     "data: table:2: gap in the table: starts at sector 9, expected 8, where the row of line 1 "
+     "data: table:2: gap in the table: starts at sector 9, expected 8, where the row before it "
      "ends"},
     {R"({"request":"map.load","map":"data","table":"0 8 linear disk9 0"})"sv, "ENXIO", "table:1",
      R"(data: table:1: linear: device "disk9": there is no such device)"},

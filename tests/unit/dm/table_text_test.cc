@@ -32,9 +32,9 @@ TEST_CASE("an error names the line, what is there and what was expected") {
   CHECK(error_of("") == "table: no rows: expected at least one");
   CHECK(error_of("# nothing\n") == "table: no rows: expected at least one");
   CHECK(error_of("0 8 zero\n9 8 zero\n") ==
-        "table:2: gap in the table: starts at sector 9, expected 8, where the row of line 1 ends");
+        "table:2: gap in the table: starts at sector 9, expected 8, where the row before it ends");
   CHECK(error_of("0 8 zero\n\n7 8 zero\n") ==
-        "table:3: overlap in the table: starts at sector 7, expected 8, where the row of line 1 "
+        "table:3: overlap in the table: starts at sector 7, expected 8, where the row before it "
         "ends");
   CHECK(error_of("1 8 zero") ==
         "table:1: gap in the table: starts at sector 1, expected 0, where a table begins");
