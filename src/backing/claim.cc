@@ -63,8 +63,7 @@ Holder holder_of(const FileIdentity& identity) {
     // As a helper of mount(8) it is mount.volfs or mount.fuse.volf(s).
     if (name.find("volf") == std::string::npos) continue;
     for (const auto& fd : std::filesystem::directory_iterator(each.path() / "fd", ignored)) {
-      struct stat st{};
-      if (::stat(fd.path().c_str(), &st) != 0 || FileIdentity::of(st) != identity) continue;
+      if (FileIdentity::at(fd.path().string()) != identity) continue;
       if (name == ending_name) return Holder::ending;
       found = Holder::serving;
     }
@@ -95,11 +94,6 @@ int lock_after_the_end_of_another(int fd, const std::string& path, short type) {
 }
 
 }  // namespace
-
-FileIdentity FileIdentity::of(const struct stat& st) {
-  if (S_ISBLK(st.st_mode)) return {0, static_cast<ino_t>(st.st_rdev)};
-  return {st.st_dev, st.st_ino};
-}
 
 Result<struct stat> stat_image(const std::string& path) {
   struct stat st{};

@@ -5,22 +5,14 @@
 
 #include <sys/stat.h>
 
-#include <compare>
 #include <memory>
 #include <string>
 
+#include "volfs/backing/file_identity.h"
 #include "volfs/error.h"
 #include "volfs/unique_fd.h"
 
 namespace volfs {
-
-// Which file it is, under whatever path.
-struct FileIdentity {
-  dev_t device = 0;  // of a block device: 0
-  ino_t inode = 0;   // of a block device: its number
-  static FileIdentity of(const struct stat& st);
-  auto operator<=>(const FileIdentity&) const = default;
-};
 
 class Claim {
  public:

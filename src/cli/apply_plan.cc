@@ -2,7 +2,6 @@
 #include "apply_plan.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <climits>
@@ -12,6 +11,7 @@
 #include <sstream>
 
 #include "display.h"
+#include "volfs/backing/file_identity.h"
 
 namespace volfs::cli {
 namespace {
@@ -48,9 +48,8 @@ uint64_t size_of(const std::string& table) {
 }
 
 bool same_file(const std::string& one, const std::string& other) {
-  struct stat a{}, b{};
-  if (stat(one.c_str(), &a) != 0 || stat(other.c_str(), &b) != 0) return one == other;
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  const auto identity = FileIdentity::at(one);
+  return identity ? identity == FileIdentity::at(other) : one == other;
 }
 
 std::string absolute(const std::string& directory, const std::string& path) {

@@ -16,6 +16,7 @@
 
 #include "overlay_parts.h"
 #include "small_file.h"
+#include "volfs/backing/file_identity.h"
 #include "volfs/backing/image.h"
 #include "volfs/dm/snapshot.h"
 #include "volfs/log.h"
@@ -54,13 +55,6 @@ OverlayImage from_json(const json& entry) {
 
 bool good_store_name(const std::string& name) {
   return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
-}
-
-bool same_file(const std::string& one, const std::string& other) {
-  struct stat a{}, b{};
-  if (::stat(one.c_str(), &a) != 0 || ::stat(other.c_str(), &b) != 0) return false;
-  if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode)) return a.st_rdev == b.st_rdev;
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 }  // namespace
@@ -164,8 +158,10 @@ Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) c
   auto found = std::ranges::find(images_, real, &OverlayImage::path);
   if (found == images_.end()) {
     // Under another name: a hard link, a bind mount.
-    found = std::ranges::find_if(
-        images_, [&](const OverlayImage& image) { return same_file(image.path, real); });
+    const auto identity = FileIdentity::at(real);
+    found = std::ranges::find_if(images_, [&](const OverlayImage& image) {
+      return identity && FileIdentity::at(image.path) == identity;
+    });
   }
   if (found == images_.end()) return nullptr;
   if (auto same = check(*found); !same) {

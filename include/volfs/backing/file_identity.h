@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which file it is, under whatever path: a symbolic link, a hard link or a bind mount is no other
+// file, and two nodes of one block device are one device.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <compare>
+#include <optional>
+#include <string>
+
+namespace volfs {
+
+struct FileIdentity {
+  dev_t device = 0;  // of a block device: 0
+  ino_t inode = 0;   // of a block device: its number
+  static FileIdentity of(const struct stat& st);
+  // Of what PATH names, links followed; nothing if it cannot be looked at.
+  static std::optional<FileIdentity> at(const std::string& path);
+  auto operator<=>(const FileIdentity&) const = default;
+};
+
+}  // namespace volfs
