@@ -2,7 +2,9 @@
 #include "backing/claim.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -93,6 +95,15 @@ int lock_after_the_end_of_another(int fd, const std::string& path, short type) {
   return error;
 }
 
+// Their files say that they are regular, and have no size to hold on to.
+bool is_of_the_kernel(const std::string& path) {
+  struct statfs fs{};
+  if (::statfs(path.c_str(), &fs) != 0) return false;
+  const auto type = static_cast<unsigned long>(fs.f_type);
+  return type == PROC_SUPER_MAGIC || type == SYSFS_MAGIC || type == DEBUGFS_MAGIC ||
+         type == TRACEFS_MAGIC;
+}
+
 }  // namespace
 
 Result<struct stat> stat_image(const std::string& path) {
@@ -101,6 +112,11 @@ Result<struct stat> stat_image(const std::string& path) {
   if (S_ISDIR(st.st_mode)) return fail_sys(EISDIR, path);
   if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
     return fail_invalid(path + ": neither a regular file nor a block device");
+  if (ServedFileSystem::has(FileIdentity::of(st)))
+    return fail(Error::make(ELOOP, path + ": a file of this mount itself: expected a file or block "
+                                          "device elsewhere"));
+  if (S_ISREG(st.st_mode) && is_of_the_kernel(path))
+    return fail_invalid(path + ": a file of the kernel's, which holds no disk");
   return st;
 }
 

@@ -189,6 +189,7 @@ Status MountedServer::mount(const std::string& mountpoint) {
   }
   mountpoint_ = mountpoint;
   own_ = mount_at(mountpoint);
+  if (own_.device != 0) catalog_.set_file_system(own_.device);
   libfuse_mounted_ = true;
   fuse_custom_io io{};
   io.writev = send;

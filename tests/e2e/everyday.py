@@ -227,6 +227,9 @@ def test_images_join_and_leave(t):
             (("add", t.mnt, "again", t.path / "disk9.img"), "is image disk9 already"),
             (("add", t.mnt, "data", t.path / "disk1.img"), "disk1"),
             (("add", t.mnt, "a/b", t.path / "disk9.img"), "not a name"),
+            (("add", t.mnt, "own", t.mnt / "data"), f"{t.mnt}/data: a file of this mount itself"),
+            (("add", t.mnt, "own", t.mnt / ".volfs/table"), "a file of this mount itself"),
+            (("add", t.mnt, "memory", "/proc/self/mem"), "a file of the kernel's"),
             (("remove", t.mnt, "disk0"), "disk0: in use by data"),
             (("remove", t.mnt, "data"), "data: not an image but a map"),
             (("remove", t.mnt, "nothing"), "nothing: no such device")]:

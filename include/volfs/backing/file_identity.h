@@ -20,4 +20,19 @@ struct FileIdentity {
   auto operator<=>(const FileIdentity&) const = default;
 };
 
+// While one lives, files of the file system DEVICE are no images: this process serves them, and
+// would wait for itself. Any thread.
+class ServedFileSystem {
+ public:
+  explicit ServedFileSystem(dev_t device);
+  ~ServedFileSystem();
+  ServedFileSystem(const ServedFileSystem&) = delete;
+  ServedFileSystem& operator=(const ServedFileSystem&) = delete;
+
+  static bool has(const FileIdentity& file);
+
+ private:
+  const dev_t device_;
+};
+
 }  // namespace volfs

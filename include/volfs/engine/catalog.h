@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "volfs/backing/file_identity.h"
 #include "volfs/block_device.h"
 #include "volfs/byte_access.h"
 #include "volfs/error.h"
@@ -124,6 +125,9 @@ class Catalog {
   }
   // EBUSY when it is open, ENOENT.
   Status remove(std::string_view path);
+  // The volumes are files of the file system DEVICE from now on, which can hold no images. Once,
+  // before anything is served.
+  void set_file_system(dev_t device) { served_.emplace(device); }
   // EEXIST, ENOENT.
   Status rename(std::string_view from, std::string_view to);
 
@@ -159,6 +163,7 @@ class Catalog {
   void tell(const std::vector<std::pair<uint64_t, Node>>& changes);
 
   const Exposure exposure_;
+  std::optional<ServedFileSystem> served_;
   mutable Mutex mutex_;  // guards entries_ and next_inode_
   std::map<uint64_t, Entry> entries_;
   uint64_t next_inode_ = 2;
