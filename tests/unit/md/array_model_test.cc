@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "array_rig.h"
-#include "support/crash_device.h"
 #include "support/sim_scheduler.h"
 
 namespace volfs::md {
@@ -367,17 +366,10 @@ TEST_CASE("arrays behave as a vector of bytes while members come and go and powe
 // What a power cut leaves: each sector old or new, and after the resync members that agree.
 void cut_power(uint64_t seed, const Shape& shape) {
   Random random(seed);
-  Rig rig(shape, 64 * KiB);
-  CrashLog log;
-  std::vector<std::unique_ptr<CrashDevice>> disks;
-  std::vector<BlockDevice*> devices;
-  for (const auto& disk : rig.disks) {
-    disks.push_back(std::make_unique<CrashDevice>(log, disk->name(), *disk));
-    devices.push_back(disks.back().get());
-  }
+  CrashRig rig(shape, 64 * KiB);
   ArrayOptions options;
   options.bitmap_sweep = std::chrono::milliseconds(50);
-  auto array = must(Array::assemble(devices, options));
+  auto array = must(Array::assemble(rig.devices, options));
   struct Written {
     size_t begun, flushed;
     Range range;
@@ -385,28 +377,22 @@ void cut_power(uint64_t seed, const Shape& shape) {
   };
   std::vector<Written> writes;
   for (int i = 0; i < 6; ++i) {
-    const size_t begun = log.size();
+    const size_t begun = rig.log.size();
     const auto range = random_range(random, array->size(), 512, 12 * KiB);
     writes.push_back({begun, SIZE_MAX, range, random_bytes(random, range.length)});
     must(array->write(range.offset, writes.back().bytes));
     if (random.one_in(2)) {
       must(array->flush());
-      for (Written& w : writes) w.flushed = std::min(w.flushed, log.size());
+      for (Written& w : writes) w.flushed = std::min(w.flushed, rig.log.size());
     }
     sleep_for(std::chrono::milliseconds(random.below(300)));
   }
   const uint64_t size = array->size();
   array.reset();
-  for (size_t point = 0; point <= log.size(); point += 1 + random.below(4)) {
+  for (size_t point = 0; point <= rig.log.size(); point += 1 + random.below(4)) {
     INFO("cut at ", point);
-    std::vector<std::unique_ptr<MemoryDevice>> after;
-    std::vector<BlockDevice*> left;
-    for (const auto& disk : disks) {
-      after.push_back(std::make_unique<MemoryDevice>(disk->name(), Rig::disk_size));
-      log.materialise(*disk, point, CrashKeep::some(seed + point), *after.back());
-      left.push_back(after.back().get());
-    }
-    auto again = must(Array::assemble(left, options));
+    const auto left = rig.cut(point, CrashKeep::some(seed + point));
+    auto again = must(Array::assemble(left.devices, options));
     REQUIRE(again->wait_sync());
     const auto bytes = read_bytes(*again, 0, size);
     // The last flushed write of a sector, or any that began later.

@@ -5,7 +5,6 @@
 
 #include "array_rig.h"
 #include "md/ppl_format.h"
-#include "support/crash_device.h"
 #include "support/sim_scheduler.h"
 
 namespace volfs::md {
@@ -46,43 +45,30 @@ struct Change {
 // Writes that are never flushed, each cut at every point; then one member is gone, too.
 void cut_and_lose(uint64_t seed, const Shape& shape, bool lose) {
   Random random(seed);
-  Rig rig(shape, 64 * KiB);
-  CrashLog log;
-  std::vector<std::unique_ptr<CrashDevice>> disks;
-  std::vector<BlockDevice*> devices;
-  for (const auto& disk : rig.disks) {
-    disks.push_back(std::make_unique<CrashDevice>(log, disk->name(), *disk));
-    devices.push_back(disks.back().get());
-  }
-  auto array = must(Array::assemble(devices, {}));
+  CrashRig rig(shape, 64 * KiB);
+  auto array = must(Array::assemble(rig.devices, {}));
   const auto content = random_bytes(random, array->size());
   must(array->write(0, content));
   must(array->flush());
-  const size_t start = log.size();
+  const size_t start = rig.log.size();
   std::vector<Change> changes;
   for (int i = 0; i < 8; ++i) {
-    const size_t begun = log.size();
+    const size_t begun = rig.log.size();
     const auto range =
         random_range(random, array->size(), 512, random.one_in(3) ? 32 * KiB : 4 * KiB);
     if (random.one_in(5))
       must(array->write_zeroes(range.offset, range.length));
     else
       must(array->write(range.offset, random_bytes(random, range.length)));
-    changes.push_back({begun, log.size(), range});
+    changes.push_back({begun, rig.log.size(), range});
   }
   const uint64_t size = array->size();
   array.reset();
   for (size_t point = start; point <= changes.back().ended; point += 1 + random.below(2)) {
-    const size_t lost = lose ? random.below(disks.size()) : disks.size();
+    const size_t lost = lose ? random.below(rig.disks.size()) : rig.disks.size();
     INFO("cut at ", point, ", lost ", lost);
-    std::vector<std::unique_ptr<MemoryDevice>> after;
-    std::vector<BlockDevice*> left;
-    for (size_t i = 0; i < disks.size(); ++i) {
-      after.push_back(std::make_unique<MemoryDevice>(disks[i]->name(), disks[i]->size()));
-      log.materialise(*disks[i], point, CrashKeep::some(seed + point), *after.back());
-      if (i != lost) left.push_back(after.back().get());
-    }
-    auto again = must(Array::assemble(left, {}));
+    const auto left = rig.cut(point, CrashKeep::some(seed + point), lost);
+    auto again = must(Array::assemble(left.devices, {}));
     const auto bytes = read_bytes(*again, 0, size);
     for (uint64_t at = 0; at < size; at += 512) {
       const bool in_the_air = std::any_of(changes.begin(), changes.end(), [&](const Change& c) {

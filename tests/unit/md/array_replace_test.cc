@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "array_rig.h"
-#include "support/crash_device.h"
 #include "support/sim_scheduler.h"
 
 namespace volfs::md {
@@ -245,35 +244,21 @@ TEST_CASE("a replacement without whom it replaces is recovered from the others")
 // At each point of a replacement the power may go.
 void cut_a_replacement(uint64_t seed, const Shape& shape) {
   Random random(seed);
-  Rig rig(shape, 64 * KiB);
-  rig.add_disk();
-  CrashLog log;
-  std::vector<std::unique_ptr<CrashDevice>> disks;
-  std::vector<BlockDevice*> devices;
-  for (const auto& disk : rig.disks) {
-    disks.push_back(std::make_unique<CrashDevice>(log, disk->name(), *disk));
-    devices.push_back(disks.back().get());
-  }
-  auto array = must(Array::assemble({devices.data(), devices.size() - 1}, {}));
+  CrashRig rig(shape, 64 * KiB, 1);
+  auto array = must(Array::assemble({rig.devices.data(), rig.devices.size() - 1}, {}));
   ByteModel model(array->size());
   for (int i = 0; i < 6; ++i) write_random(random, *array, model);
   must(array->flush());
   sleep_for(std::chrono::seconds(1));  // clean
-  must(array->add(*devices.back()));
-  const size_t begin = log.size();
-  must(array->replace(disks[random.below(shape.disks)]->name(), ""));
+  must(array->add(*rig.devices.back()));
+  const size_t begin = rig.log.size();
+  must(array->replace(rig.disks[random.below(shape.disks)]->name(), ""));
   REQUIRE(array->wait_sync());
   array.reset();
-  for (size_t point = begin; point <= log.size(); ++point) {
-    INFO("cut at ", point, " of ", log.size());
-    std::vector<std::unique_ptr<MemoryDevice>> after;
-    std::vector<BlockDevice*> left;
-    for (const auto& disk : disks) {
-      after.push_back(std::make_unique<MemoryDevice>(disk->name(), Rig::disk_size));
-      log.materialise(*disk, point, CrashKeep::some(seed + point), *after.back());
-      left.push_back(after.back().get());
-    }
-    auto again = must(Array::assemble(left, {}));
+  for (size_t point = begin; point <= rig.log.size(); ++point) {
+    INFO("cut at ", point, " of ", rig.log.size());
+    const auto left = rig.cut(point, CrashKeep::some(seed + point));
+    auto again = must(Array::assemble(left.devices, {}));
     CHECK(again->status().state == ArrayState::active);
     must_equal(model, *again);
     REQUIRE(again->wait_sync());

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "support/byte_model.h"
+#include "support/crash_device.h"
 #include "support/fault_device.h"
 #include "support/memory_device.h"
 #include "support/random.h"
@@ -120,6 +121,43 @@ class Rig {
 
  private:
   const Shape shape_;
+};
+
+// The disks of a rig (and SPARES more) with a log of what they are told: the power can go at any
+// point of it.
+class CrashRig {
+ public:
+  CrashRig(const Shape& shape, uint64_t member_size, size_t spares = 0) : rig_(shape, member_size) {
+    for (size_t i = 0; i < spares; ++i) rig_.add_disk();
+    for (const auto& disk : rig_.disks) {
+      disks.push_back(std::make_unique<test::CrashDevice>(log, disk->name(), *disk));
+      devices.push_back(disks.back().get());
+    }
+  }
+
+  // What is left of the disks.
+  struct After {
+    std::vector<std::unique_ptr<test::MemoryDevice>> disks;
+    std::vector<BlockDevice*> devices;  // without LOST
+  };
+  After cut(size_t point, test::CrashKeep keep, size_t lost = SIZE_MAX) const {
+    After after;
+    for (size_t i = 0; i < disks.size(); ++i) {
+      after.disks.push_back(
+          std::make_unique<test::MemoryDevice>(disks[i]->name(), disks[i]->size()));
+      log.materialise(*disks[i], point, keep, *after.disks.back());
+      if (i != lost) after.devices.push_back(after.disks.back().get());
+    }
+    return after;
+  }
+
+ private:
+  Rig rig_;
+
+ public:
+  test::CrashLog log;
+  std::vector<std::unique_ptr<test::CrashDevice>> disks;
+  std::vector<BlockDevice*> devices;
 };
 
 // A random write to both.
