@@ -46,7 +46,11 @@ Status Array::start() {
       return role < c.shared.geometry.raid_disks && !c.member_of(role);
     });
     if (changed) c.note(true);
-    VOLFS_TRY(c.commit(lock));
+    c.unrecorded.store(changed);
+    if (Status status = c.commit(lock); !status) {
+      if (!no_room(status.error().code())) return status;
+      log_warning("{}: nothing can be written until there is room", status.error().text());
+    }
   }
   VOLFS_TRY_ASSIGN(c.daemon, Thread::start("volfs-md", [&c] { c.run_daemon(); }));
   return c.sync->start();
@@ -134,8 +138,11 @@ Status Array::guarded_write(uint64_t offset, uint64_t length, Work work) {
     const auto span = c.personality->sync_span(offset, length);
     if (c.bitmap) status = c.bitmap->start(span.begin, span.end);
     if (status && c.failed.load()) status = fail_sys(EIO, "");
-    if (status) status = work();
-    if (c.bitmap) c.bitmap->end(span.begin, span.end, status.has_value() && !c.degraded_now());
+    const bool begun = status.has_value();
+    if (begun) status = work();
+    if (c.bitmap)
+      c.bitmap->end(span.begin, span.end, !begun || (status.has_value() && !c.degraded_now()));
+    if (status) status = c.record_losses();
   }
   c.end_write();
   return status;
@@ -173,7 +180,8 @@ Status Array::do_flush() {
   Core& c = *core_;
   const Inside inside(c.works);
   if (c.read_only) return {};
-  return c.flush_members();
+  VOLFS_TRY(c.flush_members());
+  return c.record_losses();
 }
 
 Service Array::do_service(Op) const {
@@ -239,7 +247,7 @@ Status Array::remove(std::string_view device) {
   std::erase_if(c.members, [&](const auto& m) { return m.get() == member; });
   c.note(true);
   c.sync->wake();
-  return c.commit(lock);
+  return c.commit_later(lock);
 }
 
 Status Array::replace(std::string_view device, std::string_view with) {
@@ -325,7 +333,7 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
   c.members.push_back(std::move(member));
   c.note(true);
   c.sync->wake();
-  return c.commit(lock);
+  return c.commit_later(lock);
 }
 
 // Whether it was a member that has missed nothing but what the bitmap says.

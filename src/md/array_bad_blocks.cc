@@ -49,6 +49,7 @@ bool Array::Core::log_bad(Member& member, uint64_t offset, uint64_t length) {
   log_warning("{}: {}: {} bytes at {} of its data are bad", options.name, member.device->name(),
               length, offset);
   member.log_changed = true;
+  unrecorded.store(true);
   note(true);
   return true;
 }
@@ -62,7 +63,10 @@ bool Array::Core::write_failed(uint32_t slot, uint64_t offset, uint64_t length, 
   // As in md, a spare is to take over from who cannot write everything any more.
   if (!shared.is_replacement(slot) && !std::exchange(member->to_replace, true) && sync)
     sync->wake();
-  if (log_bad(*member, offset, length)) return commit(lock) && !failed.load();
+  if (log_bad(*member, offset, length)) {
+    (void)commit(lock);  // where there is no room for that the write will not count
+    return !failed.load();
+  }
   lock.unlock();
   return fail_member(slot, why);
 }
@@ -71,7 +75,9 @@ bool Array::Core::record_bad(uint32_t slot, uint64_t offset, uint64_t length) {
   if (!has_log(slot)) return false;
   std::unique_lock lock(mutex);
   Member* member = member_of(slot);
-  return member && !member->faulty && log_bad(*member, offset, length) && commit(lock);
+  if (!member || member->faulty || !log_bad(*member, offset, length)) return false;
+  (void)commit(lock);  // at the latest when recovery records how far it has come
+  return !failed.load();
 }
 
 // The log follows some time after: until then a restart takes for bad what is good, which only

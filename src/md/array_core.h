@@ -20,6 +20,8 @@
 
 namespace volfs::md {
 
+inline constexpr Nanos room_delay = std::chrono::seconds(10);  // until there may be room again
+
 struct Array::Member {
   BlockDevice* device = nullptr;    // holds the data
   BlockDevice* metadata = nullptr;  // holds the superblock; with md the same
@@ -30,6 +32,8 @@ struct Array::Member {
   uint64_t arrival = 0;             // when it came; md lists who came last first
   bool faulty = false;
   uint64_t written_events = 0;
+  // The last update did not reach it, or not all of it: it is told before there is another.
+  bool behind = false;
   uint64_t recovered = 0;    // what is on disk of Slot::recovered
   bool by_bitmap = false;    // recovery only looks where bits are set
   uint32_t read_errors = 0;  // corrected, lately
@@ -66,6 +70,9 @@ struct Array::Core final : Host {
   std::atomic<bool> active_durable{false};  // the mark that it is active is on disk
   std::atomic<int64_t> last_write{0};
   std::atomic<uint64_t> finished_writes{0};
+  // A member was lost, or part of one is bad, and that is not on disk yet: no write and no flush
+  // counts until it is, or what was lost would count as good after a crash.
+  std::atomic<bool> unrecorded{false};
   std::atomic<bool> sweep_wanted{false};  // bits may be cleared that had to stay before
   std::atomic<uint64_t> operations{0};    // of users, so that sync can stand back
 
@@ -105,7 +112,12 @@ struct Array::Core final : Host {
   Status begin_write();
   void end_write();
   // The superblocks of all members say what is so now, durably. The lock is released meanwhile.
+  // ENOSPC or EDQUOT: some have no room; the daemon tries again, and nobody fails for it.
   Status commit(std::unique_lock<Mutex>& lock);
+  // The same for what is so even if there is no room for it now.
+  Status commit_later(std::unique_lock<Mutex>& lock);
+  // Before a write or flush counts: what was lost is recorded.
+  Status record_losses();
   void note(bool devices);
   Status flush_members();
   Status forget_logs();  // of a partial parity, at stop
@@ -126,15 +138,23 @@ struct Array::Core final : Host {
     Member* member;
     std::vector<std::byte> bytes;
   };
+  // What is written at once, and who could not take it.
+  struct Round {
+    std::vector<std::pair<Member*, SuperblockFormat::Image>> images;
+    std::vector<LogImage> logs;
+  };
   static Status write_log(const LogImage& log);
-  void write_superblocks(std::unique_lock<Mutex>& lock);
+  Status write_superblocks(std::unique_lock<Mutex>& lock);
+  Status catch_up(std::unique_lock<Mutex>& lock);
+  Round describe(bool nospares, bool only_behind);
+  Status send(std::unique_lock<Mutex>& lock, const Round& round, bool with_bitmap);
   void number_members();
   void next_events(bool nospares);
   MemberMetadata described(const Member& member) const;
   bool fail_locked(Member& member);
   bool log_bad(Member& member, uint64_t offset, uint64_t length);
   std::vector<BadBlockRange> bad_ranges(const Member& member) const;
-  WriteIntent::Failed write_bitmap(uint64_t offset, std::span<const std::byte> bytes);
+  WriteIntent::Outcome write_bitmap(uint64_t offset, std::span<const std::byte> bytes);
   bool try_clean(std::unique_lock<Mutex>& lock, TimePoint& next);
 };
 
@@ -197,6 +217,7 @@ class SyncEngine {
   void main();
   std::optional<Run> choose() const;  // the core's mutex is held
   bool fill_slots(std::unique_lock<Mutex>& lock);
+  bool settled_or_postponed(const Status& status);
   bool can_fill() const;
   bool may_take_over(uint32_t slot) const;
   bool wants_replacement(uint32_t slot) const;

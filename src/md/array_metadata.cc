@@ -108,6 +108,7 @@ bool Array::Core::fail_locked(Member& member) {
 
 void Array::Core::mark_faulty(Member& member) {
   member.faulty = true;
+  unrecorded.store(true);
   if (member.slot != no_slot) shared.slots[member.slot].faulty.store(true);
   member_lost = true;
   note(true);
@@ -123,8 +124,10 @@ bool Array::Core::fail_member(uint32_t slot, const Error& why) {
     log_error("{}: {} failed: {}", options.name, member->device->name(), why.text());
     if (!fail_locked(*member)) return false;
   }
-  // Even if another thread failed it: the others must say so on disk before a write counts.
-  return commit(lock) && !failed.load();
+  // Even if another thread failed it: the others must say so on disk before a write counts. Where
+  // there is no room for that the write will not.
+  (void)commit(lock);
+  return !failed.load();
 }
 
 // ---- errors of members ----------------------------------------------------------------------
@@ -154,7 +157,7 @@ void Array::Core::left_torn(uint64_t begin, uint64_t end) {
   if (bitmap) bitmap->need(begin, end);
   // On disk it is active now: after a crash all of it would be made right.
   note(false);
-  sync->postpone();
+  if (sync) sync->postpone();
 }
 
 bool Array::Core::sync_needed(uint64_t begin, uint64_t end) {
@@ -176,12 +179,18 @@ Status Array::Core::flush_members() {
       }
   }
   if (failed.load()) return fail_sys(EIO, "flush");
-  if (auto status = batch.run(); !status) {
-    for (size_t op = 0; op < batch.size(); ++op)
-      if (batch.error(op) != 0 && !fail_member(slots[op], Error::sys(batch.error(op), "flush")))
-        return status;
+  if (batch.run()) return {};
+  Status status;
+  for (size_t op = 0; op < batch.size(); ++op) {
+    const Error why = Error::sys(batch.error(op), "flush");
+    if (no_room(why.code()))
+      status = volfs::fail(why);
+    else if (batch.error(op) != 0 && !fail_member(slots[op], why))
+      return fail_sys(EIO, "flush");
   }
-  return {};
+  // What was lost of it may be any of what was written.
+  if (!status && redundant) left_torn(0, personality->sync_size());
+  return status;
 }
 
 // ---- superblocks ---------------------------------------------------------------------------
@@ -195,12 +204,26 @@ Status Array::Core::commit(std::unique_lock<Mutex>& lock) {
       continue;
     }
     updating = true;
-    write_superblocks(lock);
+    Status status = write_superblocks(lock);
     updating = false;
     changed.notify_all();
+    VOLFS_TRY(std::move(status));
   }
   if (failed.load()) return fail_sys(EIO, "the array has failed");
   return {};
+}
+
+Status Array::Core::commit_later(std::unique_lock<Mutex>& lock) {
+  Status status = commit(lock);
+  if (status || !no_room(status.error().code())) return status;
+  log_warning("{}: it is recorded when there is room", status.error().text());
+  return {};
+}
+
+Status Array::Core::record_losses() {
+  if (!unrecorded.load()) return {};
+  std::unique_lock lock(mutex);
+  return commit(lock);
 }
 
 // 0.90 numbers active members by their slot, the others after these; a replacement is a spare to
@@ -272,9 +295,93 @@ MemberMetadata Array::Core::described(const Member& member) const {
   return sb;
 }
 
+// The superblocks and changed logs of members that do not have them yet; or only of who is behind.
+Array::Core::Round Array::Core::describe(bool nospares, bool only_behind) {
+  Round round;
+  for (const auto& member : members) {
+    if (member->faulty || (only_behind && !member->behind)) continue;
+    const bool idle_spare = nospares && member->slot == no_slot;
+    const bool told = member->written_events == array.events ||
+                      (idle_spare && member->written_events + 1 == array.events);
+    if (told && !member->behind) continue;
+    auto image = format->encode(described(*member));
+    if (!image) {
+      log_error("{}: {}: {}", options.name, member->device->name(), image.error().text());
+      continue;
+    }
+    round.images.emplace_back(member.get(), std::move(*image));
+    if (!std::exchange(member->log_changed, false)) continue;
+    if (auto log = encode_bad_blocks(member->sb, bad_ranges(*member)))
+      round.logs.push_back({member.get(), std::move(*log)});
+  }
+  return round;
+}
+
+// Who cannot take his superblock is lost; who has no room for it stays behind, which is the error
+// that is returned.
+Status Array::Core::send(std::unique_lock<Mutex>& lock, const Round& round, bool with_bitmap) {
+  const uint64_t events = array.events;
+  lock.unlock();
+  std::vector<Status> logged;
+  logged.reserve(round.logs.size());
+  for (const LogImage& log : round.logs) logged.push_back(write_log(log));
+  IoBatch batch;
+  std::vector<iovec> list(round.images.size());
+  for (size_t i = 0; i < round.images.size(); ++i) {
+    const auto& [member, image] = round.images[i];
+    list[i] = {const_cast<std::byte*>(image.bytes.data()), image.bytes.size()};
+    batch.write(*member->metadata, image.offset, {&list[i], 1}, Fua::yes);
+  }
+  WriteIntent::Outcome intent;
+  if (bitmap && with_bitmap) intent = bitmap->write_events(events);
+  const bool ok = batch.run().has_value();
+  lock.lock();
+  Status status;
+  std::vector<Member*> lost;
+  const auto not_written = [&](Member& member, const Error& why) {
+    member.behind = true;
+    if (no_room(why.code()))
+      status =
+          volfs::fail(Error(why).in(options.name + ": superblock of " + member.device->name()));
+    else
+      lost.push_back(&member);
+  };
+  for (size_t i = 0; i < round.images.size(); ++i) {
+    Member& member = *round.images[i].first;
+    member.behind = false;
+    if (!ok && batch.error(i) != 0)
+      not_written(member, Error::sys(batch.error(i), "write"));
+    else
+      member.written_events = events;
+  }
+  for (size_t i = 0; i < round.logs.size(); ++i) {
+    if (logged[i]) continue;
+    round.logs[i].member->log_changed = true;
+    not_written(*round.logs[i].member, logged[i].error());
+  }
+  for (const uint32_t slot : intent.failed)
+    if (Member* member = member_of(slot)) lost.push_back(member);
+  if (intent.no_room != 0) status = fail_sys(intent.no_room, options.name + ": bitmap");
+  for (Member* member : lost) {
+    log_error("{}: {} failed: its superblock cannot be written", options.name,
+              member->device->name());
+    if (!fail_locked(*member)) return {};  // the array has failed
+  }
+  return status;
+}
+
+// Who missed an update is told it before there is another: one that were two behind would count as
+// out of date, if the power went then.
+Status Array::Core::catch_up(std::unique_lock<Mutex>& lock) {
+  const Round round = describe(false, true);
+  return round.images.empty() ? Status() : send(lock, round, false);
+}
+
 // One round: who cannot take his superblock fails, which the next round tells the others.
-void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
+Status Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
   for (;;) {
+    VOLFS_TRY(catch_up(lock));
+    if (failed.load()) return {};
     const uint64_t round = wanted;
     const bool nospares = clean_changed && !devices_changed && !degraded_now();
     clean_changed = devices_changed = false;
@@ -282,50 +389,11 @@ void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
     number_members();
     array.utime = {static_cast<uint64_t>(wall_clock() / std::chrono::seconds(1)), 0};
     array.resync_offset = clean.load() ? resync_position : 0;
-    std::vector<std::pair<Member*, SuperblockFormat::Image>> images;
-    std::vector<LogImage> logs;
-    for (const auto& member : members) {
-      if (member->faulty) continue;
-      const bool idle_spare = nospares && member->slot == no_slot;
-      if (member->written_events == array.events ||
-          (idle_spare && member->written_events + 1 == array.events))
-        continue;
-      auto image = format->encode(described(*member));
-      if (!image) {
-        log_error("{}: {}: {}", options.name, member->device->name(), image.error().text());
-        continue;
-      }
-      images.emplace_back(member.get(), std::move(*image));
-      if (!std::exchange(member->log_changed, false)) continue;
-      if (auto log = encode_bad_blocks(member->sb, bad_ranges(*member)))
-        logs.push_back({member.get(), std::move(*log)});
-    }
-    const uint64_t events = array.events;
-    lock.unlock();
-    std::vector<Member*> lost;
-    for (const LogImage& log : logs)
-      if (!write_log(log)) lost.push_back(log.member);
-    IoBatch batch;
-    std::vector<iovec> list(images.size());
-    for (size_t i = 0; i < images.size(); ++i) {
-      list[i] = {images[i].second.bytes.data(), images[i].second.bytes.size()};
-      batch.write(*images[i].first->metadata, images[i].second.offset, {&list[i], 1}, Fua::yes);
-    }
-    WriteIntent::Failed no_bitmap;
-    if (bitmap) no_bitmap = bitmap->write_events(events);
-    const bool ok = batch.run().has_value();
-    lock.lock();
-    for (size_t i = 0; i < images.size(); ++i) {
-      if (!ok && batch.error(i) != 0)
-        lost.push_back(images[i].first);
-      else
-        images[i].first->written_events = events;
-    }
-    for (const uint32_t slot : no_bitmap)
-      if (Member* m = member_of(slot)) lost.push_back(m);
-    for (Member* m : lost) {
-      log_error("{}: {} failed: its superblock cannot be written", options.name, m->device->name());
-      if (!fail_locked(*m)) return;
+    Status sent = send(lock, describe(nospares, false), true);
+    if (failed.load()) return {};
+    if (!sent) {
+      devices_changed = true;  // the round that follows is for all
+      return sent;
     }
     // A member that is one event behind counts as fresh, and Linux before 6.8 does not ask the
     // others whether it had failed: one that was lost must fall further behind. The others must
@@ -335,94 +403,9 @@ void Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
       continue;
     }
     written = round;
-    return;
+    unrecorded.store(false);
+    return {};
   }
-}
-
-WriteIntent::Failed Array::Core::write_bitmap(uint64_t offset, std::span<const std::byte> bytes) {
-  IoBatch batch;
-  std::vector<uint32_t> slots;
-  const OneSlice slice(bytes);
-  {
-    const std::lock_guard lock(mutex);
-    if (failed.load()) return {};
-    for (const auto& member : members) {
-      if (member->faulty || member->slot == no_slot) continue;
-      batch.write(*member->metadata, member->sb.bitmap_position() + offset, slice, Fua::yes);
-      slots.push_back(member->slot);
-    }
-  }
-  WriteIntent::Failed failures;
-  if (batch.run()) return failures;
-  for (size_t op = 0; op < batch.size(); ++op)
-    if (batch.error(op) != 0) failures.push_back(slots[op]);
-  return failures;
-}
-
-// Reads the bitmap of all members in sync; a bit that is set on one of them counts.
-Status Array::Core::open_bitmap() {
-  if (!array.has_bitmap || !redundant) return {};
-  std::optional<BitmapSuperblock> super;
-  std::vector<std::byte> image;
-  uint64_t room = UINT64_MAX;
-  bool trusted = true;
-  Error last = Error::make(EIO, "no member in sync");
-  for (const auto& m : members) {
-    room = std::min(room, m->sb.bitmap_room());
-    if (m->slot == no_slot || m->faulty || !shared.slots[m->slot].in_sync()) continue;
-    std::vector<std::byte> bytes(bitmap_superblock_size * 2);
-    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
-      last = read.error();
-      continue;
-    }
-    auto found = decode_bitmap_superblock(bytes);
-    if (!found) {
-      last = Error(found.error()).in(m->device->name());
-      continue;
-    }
-    found->sync_size = personality->sync_size();  // as md, whatever it says
-    const BitmapGeometry geometry(*found);
-    if (geometry.disk_size() > m->sb.bitmap_room() || found->uuid != array.bitmap_uuid()) {
-      last = Error::invalid(m->device->name() + ": the bitmap does not belong to the array");
-      continue;
-    }
-    bytes.resize(round_up(geometry.disk_size(), sector_size));
-    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
-      last = read.error();
-      continue;
-    }
-    if (!super) {
-      super = *found;
-      image = std::move(bytes);
-    } else if (bytes.size() == image.size() && found->chunk == super->chunk) {
-      for (size_t i = bitmap_superblock_size; i < bytes.size(); ++i) image[i] |= bytes[i];
-    }
-    trusted = trusted && !found->stale && found->events >= array.events;
-  }
-  if (!super) {
-    if (read_only) return {};
-    return volfs::fail(std::move(last).in("bitmap"));
-  }
-  super->stale = false;
-  auto fail_slots = [this](const WriteIntent::Failed& slots) {
-    bool survived = true;
-    for (const uint32_t slot : slots)
-      survived = fail_member(slot, Error::make(EIO, "bitmap write")) && survived;
-    return survived;
-  };
-  bitmap = std::make_unique<WriteIntent>(
-      *super, room, std::move(image),
-      [this](uint64_t offset, std::span<const std::byte> bytes) {
-        return write_bitmap(offset, bytes);
-      },
-      fail_slots);
-  const bool dirty = resync_position != all_in_sync;
-  const bool keep = degraded_now() && super->events_cleared != array.events;
-  if ((dirty || keep) && !trusted)
-    bitmap->need_everything();
-  else if (dirty || keep)
-    bitmap->need_all_set();
-  return {};
 }
 
 }  // namespace volfs::md

@@ -79,15 +79,17 @@ Nanos Array::Core::sweep_interval() const {
 
 void Array::Core::run_daemon() {
   std::unique_lock lock(mutex);
-  TimePoint next_sweep = bitmap ? now() + sweep_interval() : never;
+  TimePoint next_sweep = bitmap ? now() + sweep_interval() : never, next_commit{};
   bool sweeping = bitmap != nullptr;
   while (!stopping) {
     TimePoint next = never;
     const bool was_active = !clean.load();
     try_clean(lock, next);
     if (stopping) break;
-    // What nobody waited for.
-    if (written < wanted && !failed.load()) (void)commit(lock);
+    // What nobody waited for, or there was no room for.
+    if (written < wanted && !failed.load() && now() >= next_commit && !commit(lock))
+      next_commit = now() + room_delay;
+    if (written < wanted && !failed.load()) next = std::min(next, next_commit);
     if (bitmap && !failed.load()) {
       sweeping = sweep_wanted.exchange(false) || sweeping || was_active;
       if (sweeping && now() >= next_sweep) {

@@ -305,6 +305,7 @@ Status Assembler::add_members() {
     auto member = std::make_unique<Array::Member>();
     member->device = member->metadata = from->device;
     member->written_events = from->sb.array.events;
+    member->behind = !from->spare() && from->sb.array.events != c.array.events;
     member->sb = from->sb;
     member->by_bitmap = from->sb.recovery_by_bitmap;
     VOLFS_TRY(Array::Core::read_bad_blocks(*member));

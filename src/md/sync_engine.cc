@@ -15,7 +15,6 @@ namespace {
 constexpr uint64_t step_size = 512 * KiB, least_step = 64 * KiB, steps_a_second = 16;
 constexpr uint64_t checkpoints = 16;  // how often the position is recorded
 constexpr Nanos mark_distance = std::chrono::seconds(3);
-constexpr Nanos room_delay = std::chrono::seconds(10);  // until there may be room again
 constexpr Nanos stand_back = std::chrono::milliseconds(20);
 
 SyncAction action_of(SyncKind kind) {
@@ -79,6 +78,12 @@ void SyncEngine::postpone() {
   stuck_ = true;
   retry_ = now() + room_delay;
   core_.changed.notify_all();
+}
+
+// Where there is no room what is to be done can go on later.
+bool SyncEngine::settled_or_postponed(const Status& status) {
+  if (!status && no_room(status.error().code())) postpone();
+  return status.has_value();
 }
 
 bool SyncEngine::wait(TimePoint deadline) {
@@ -179,7 +184,7 @@ bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
   // What a log that goes with its member stood for.
   const Status settled = core_.array.has_ppl ? core_.flush_members() : Status();
   lock.lock();
-  if (!settled) return false;
+  if (!settled) return settled_or_postponed(settled);
   let_replacements_take_over();
   for (uint32_t i = 0; i < core_.shared.disks(); ++i) {
     if (core_.shared.slots[i].present()) continue;
@@ -192,7 +197,7 @@ bool SyncEngine::fill_slots(std::unique_lock<Mutex>& lock) {
   }
   begin_replacements();
   core_.note(true);
-  return core_.commit(lock).has_value();
+  return settled_or_postponed(core_.commit(lock));
 }
 
 void SyncEngine::main() {
@@ -205,7 +210,7 @@ void SyncEngine::main() {
     if (!held_ && !stuck_ && !core_.failed.load()) {
       running_ = true;
       if (can_fill()) {
-        stuck_ = !fill_slots(lock);
+        if (!fill_slots(lock)) stuck_ = true;
         continue;
       }
       if (const auto run = choose()) {
@@ -293,14 +298,14 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
     return core_.flush_members();
   }();
   lock.lock();
-  if (!flushed) return false;
+  if (!flushed) return settled_or_postponed(flushed);
   if (run.kind == SyncKind::resync) core_.resync_position = std::min(position, core_.torn);
   for (const auto& member : core_.members)
     if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
       member->recovered =  // another may have come to the slot meanwhile
           std::min(recovered[member->slot], core_.shared.slots[member->slot].recovered.load());
   core_.note(false);
-  return core_.commit(lock).has_value();
+  return settled_or_postponed(core_.commit(lock));
 }
 
 void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
@@ -310,7 +315,7 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
     return core_.flush_members();
   }();
   lock.lock();
-  if (!flushed || core_.failed.load()) return;
+  if (!settled_or_postponed(flushed) || core_.failed.load()) return;
   if (run.kind == SyncKind::resync) {
     core_.resync_position = core_.torn;
     core_.shared.agreed.store(core_.torn);

@@ -48,7 +48,7 @@ void WriteIntent::set(uint64_t bit, bool value) {
 
 // Writes the pages that have changed; the lock is released meanwhile. Returns the generation that
 // is then on disk.
-uint64_t WriteIntent::sync(std::unique_lock<Mutex>& lock, Failed& failed) {
+uint64_t WriteIntent::sync(std::unique_lock<Mutex>& lock, Outcome& outcome) {
   changed_.wait(mutex_, [this] { return !writing_; });
   const uint64_t generation = wanted_;
   if (!any_dirty_) return generation;
@@ -67,14 +67,19 @@ uint64_t WriteIntent::sync(std::unique_lock<Mutex>& lock, Failed& failed) {
                                                                 image_.begin() + begin + size));
   }
   lock.unlock();
+  std::vector<uint64_t> again;
   for (const auto& [offset, bytes] : pages) {
-    const Failed more = write_(offset, bytes);
-    failed.insert(failed.end(), more.begin(), more.end());
+    const Outcome one = write_(offset, bytes);
+    outcome.failed.insert(outcome.failed.end(), one.failed.begin(), one.failed.end());
+    if (one.no_room == 0) continue;
+    outcome.no_room = one.no_room;
+    again.push_back(offset / page_size);
   }
   lock.lock();
+  for (const uint64_t page : again) dirty_pages_[page] = any_dirty_ = true;
   writing_ = false;
   changed_.notify_all();
-  return generation;
+  return again.empty() ? generation : durable_;
 }
 
 Status WriteIntent::start(uint64_t begin, uint64_t end) {
@@ -87,14 +92,15 @@ Status WriteIntent::start(uint64_t begin, uint64_t end) {
   }
   const uint64_t wanted = wanted_;
   while (durable_ < wanted) {
-    Failed failed;
-    const uint64_t written = sync(lock, failed);
-    if (!failed.empty()) {
+    Outcome outcome;
+    const uint64_t written = sync(lock, outcome);
+    if (!outcome.failed.empty()) {
       lock.unlock();
-      const bool survived = fail_(failed);
+      const bool survived = fail_(outcome.failed);
       lock.lock();
       if (!survived) return fail_sys(EIO, "");
     }
+    if (outcome.no_room != 0) return fail_sys(outcome.no_room, "bitmap");
     durable_ = std::max(durable_, written);
   }
   return {};
@@ -180,24 +186,24 @@ bool WriteIntent::sweep(bool now, const Settle& settle) {
     superblock_.events_cleared = *events;
     touch(0);
   }
-  Failed failed;
-  const uint64_t written = sync(lock, failed);
+  Outcome outcome;
+  const uint64_t written = sync(lock, outcome);
   lock.unlock();
-  if (!failed.empty()) fail_(failed);
+  if (!outcome.failed.empty()) fail_(outcome.failed);
   lock.lock();
   durable_ = std::max(durable_, written);
   return more;
 }
 
-WriteIntent::Failed WriteIntent::write_events(uint64_t events) {
+WriteIntent::Outcome WriteIntent::write_events(uint64_t events) {
   std::unique_lock lock(mutex_);
   superblock_.events = events;
   superblock_.events_cleared = std::min(superblock_.events_cleared, events);
   touch(0);
-  Failed failed;
-  const uint64_t written = sync(lock, failed);
+  Outcome outcome;
+  const uint64_t written = sync(lock, outcome);
   durable_ = std::max(durable_, written);
-  return failed;
+  return outcome;
 }
 
 uint64_t WriteIntent::events_cleared() const {

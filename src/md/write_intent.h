@@ -19,12 +19,17 @@ namespace volfs::md {
 
 class WriteIntent {
  public:
-  // Writes bytes at an offset of the bitmap to all members, durably; returns the members that
-  // failed. Called without locks of this class.
-  using Failed = std::vector<uint32_t>;  // slots
-  using Write = std::function<Failed(uint64_t offset, std::span<const std::byte> bytes)>;
+  // What came of writing: slots of members that failed, and the errno (or 0) of those that have no
+  // room now.
+  struct Outcome {
+    std::vector<uint32_t> failed;
+    int no_room = 0;
+  };
+  // Writes bytes at an offset of the bitmap to all members, durably. Called without locks of this
+  // class.
+  using Write = std::function<Outcome(uint64_t offset, std::span<const std::byte> bytes)>;
   // Fails members; false: the array has failed.
-  using Fail = std::function<bool(const Failed& slots)>;
+  using Fail = std::function<bool(const std::vector<uint32_t>& slots)>;
 
   // ROOM: bytes that may be written from the bitmap's start on. IMAGE: the bits as on disk, with
   // superblock; as long as the geometry needs.
@@ -33,9 +38,10 @@ class WriteIntent {
 
   const BitmapSuperblock& superblock() const { return superblock_; }
 
-  // Before a write of [begin, end): at return its bits are durable.
+  // Before a write of [begin, end): at return its bits are durable. ENOSPC or EDQUOT: there is no
+  // room for them. end() follows in any case.
   Status start(uint64_t begin, uint64_t end);
-  // After it. REDUNDANT: it reached all members; else the bits stay until a sync.
+  // After it. REDUNDANT: it reached all members, or none; else the bits stay until a sync.
   void end(uint64_t begin, uint64_t end, bool redundant);
 
   // Whether sync must look at any byte of the range: bits that were left over, or (ANY) any bit.
@@ -54,8 +60,8 @@ class WriteIntent {
   // True if there is something left to do later.
   using Settle = std::function<std::optional<uint64_t>()>;
   bool sweep(bool now, const Settle& settle);
-  // The superblock follows the array's; written at once. Failed members are returned.
-  Failed write_events(uint64_t events);
+  // The superblock follows the array's; written at once.
+  Outcome write_events(uint64_t events);
   uint64_t events_cleared() const;
 
   struct Usage {
@@ -74,7 +80,7 @@ class WriteIntent {
   bool is_set(uint64_t bit) const;
   void set(uint64_t bit, bool value);
   void touch(uint64_t byte);
-  uint64_t sync(std::unique_lock<Mutex>& lock, Failed& failed);
+  uint64_t sync(std::unique_lock<Mutex>& lock, Outcome& outcome);
 
   BitmapSuperblock superblock_;
   const BitmapGeometry geometry_;

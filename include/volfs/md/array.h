@@ -102,6 +102,10 @@ class Array final : public BlockDevice {
   // Stops.
   ~Array() override;
 
+  // Where members have no room for data, or for what they record of the array, a write or flush
+  // fails with ENOSPC or EDQUOT: no member fails for that, and all goes on when there is room. Until
+  // then nothing counts that a crash could undo.
+
   // Ends sync, marks the array clean and flushes. No operation may be under way, nor come later.
   Status stop();
 

@@ -123,17 +123,16 @@ class Rig {
   const Shape shape_;
 };
 
-// The disks of a rig (and SPARES more) with a log of what they are told: the power can go at any
-// point of it.
+// Disks with a log of what they are told: the power can go at any point of it.
 class CrashRig {
  public:
-  CrashRig(const Shape& shape, uint64_t member_size, size_t spares = 0) : rig_(shape, member_size) {
-    for (size_t i = 0; i < spares; ++i) rig_.add_disk();
-    for (const auto& disk : rig_.disks) {
-      disks.push_back(std::make_unique<test::CrashDevice>(log, disk->name(), *disk));
-      devices.push_back(disks.back().get());
-    }
+  // The members of a new array, and SPARES more.
+  CrashRig(const Shape& shape, uint64_t member_size, size_t spares = 0) {
+    Rig rig(shape, member_size);
+    for (size_t i = 0; i < spares; ++i) rig.add_disk();
+    begin_with(rig);
   }
+  explicit CrashRig(const Rig& rig) { begin_with(rig); }
 
   // What is left of the disks.
   struct After {
@@ -151,13 +150,17 @@ class CrashRig {
     return after;
   }
 
- private:
-  Rig rig_;
-
- public:
   test::CrashLog log;
   std::vector<std::unique_ptr<test::CrashDevice>> disks;
   std::vector<BlockDevice*> devices;
+
+ private:
+  void begin_with(const Rig& rig) {
+    for (const auto& disk : rig.disks) {
+      disks.push_back(std::make_unique<test::CrashDevice>(log, disk->name(), *disk));
+      devices.push_back(disks.back().get());
+    }
+  }
 };
 
 // A random write to both.

@@ -101,6 +101,190 @@ TEST_CASE("a write that finds no room fails, and a resync makes right what it le
   });
 }
 
+// Of the writes to the superblock, the bitmap and the bad-block log of a disk one in ONE_IN finds
+// no room.
+void fill_up_metadata(Rig& rig, size_t disk, uint64_t one_in) {
+  const MemberMetadata sb = on(rig, disk);
+  const uint64_t end = sb.super_offset > sb.data_offset ? UINT64_MAX : sb.data_offset;
+  const uint64_t begin = sb.super_offset > sb.data_offset ? sb.data_offset + sb.data_size : 0;
+  rig.faults[disk]->add({.op = FaultOp::write | FaultOp::write_zeroes,
+                         .begin = begin,
+                         .end = end,
+                         .one_in = one_in,
+                         .error = disk % 2 == 0 ? ENOSPC : EDQUOT});
+}
+
+std::vector<Shape> metadata_shapes() {
+  auto shapes = room_shapes();
+  constexpr SuperblockVersion versions[] = {SuperblockVersion::v1_2, SuperblockVersion::v1_0,
+                                            SuperblockVersion::v0_90, SuperblockVersion::v1_1};
+  for (size_t i = 0; i < shapes.size(); ++i)
+    if (!shapes[i].ppl) shapes[i].version = versions[i % 4];
+  return shapes;
+}
+
+void nothing_is_behind(Rig& rig, const Shape& shape) {
+  for (size_t disk = 1; disk < shape.disks; ++disk) {
+    CHECK(on(rig, disk).array.events == on(rig, 0).array.events);
+    CHECK(on(rig, disk).array.resync_offset == on(rig, 0).array.resync_offset);
+  }
+}
+
+TEST_CASE("a superblock or bitmap that finds no room fails the write and no member") {
+  simulate(2, [](uint64_t seed) {
+    for (const Shape& shape : metadata_shapes())
+      for (const uint64_t one_in : {1, 3}) {
+        const SimScheduler sim(seed);
+        INFO("VOLFS_SEED=", seed, " ", shape.text(), ", one in ", one_in);
+        Random random(seed);
+        Rig rig(shape);
+        ArrayOptions options;
+        options.bitmap_sweep = std::chrono::milliseconds(300);
+        Array& array = rig.assemble(options);
+        ByteModel model(array.size());
+        for (int i = 0; i < 10; ++i) write_random(random, array, model);
+        eventually([&] { return array.status().clean; });
+        if (one_in == 1)  // one of them has none at all
+          fill_up_metadata(rig, random.below(shape.disks), 1);
+        else
+          for (size_t disk = 0; disk < shape.disks; ++disk) fill_up_metadata(rig, disk, one_in);
+        int failures = 0;
+        for (int i = 0; i < 40; ++i) {
+          const auto range = random_range(random, model.size(), 512, 48 * KiB);
+          const auto bytes = random_bytes(random, range.length);
+          if (const Status status = array.write(range.offset, bytes); status) {
+            model.write(range.offset, bytes);
+          } else {
+            ++failures;
+            CHECK((status.error().code() == ENOSPC || status.error().code() == EDQUOT));
+          }
+          sleep_for(std::chrono::milliseconds(random.below(400)));
+        }
+        CHECK(failures > 0);
+        must_equal(model, array);
+        CHECK(array.status().state == ArrayState::active);
+        for (const auto& fault : rig.faults) fault->remove_all();
+        for (int i = 0; i < 5; ++i) write_random(random, array, model);
+        eventually([&] { return array.status().clean; });
+        CHECK(array.wait_sync());
+        if (shape.bitmap) no_dirty_bits(array);
+        must(array.stop());
+        nothing_is_behind(rig, shape);
+        rig.array.reset();
+        rig.assemble();
+        nothing_against_members(rig);
+        must_equal(model, *rig.array);
+        must_agree(*rig.array);
+      }
+  });
+}
+
+// The power goes while some superblocks find no room: no member is out of date then.
+TEST_CASE("updates that find no room leave no member further behind than a crash may") {
+  simulate(2, [](uint64_t seed) {
+    for (const Shape& shape : metadata_shapes()) {
+      const SimScheduler sim(seed);
+      INFO("VOLFS_SEED=", seed, " ", shape.text());
+      Random random(seed);
+      Rig rig(shape);
+      Array& array = rig.assemble();
+      ByteModel model(array.size());
+      for (size_t disk = 0; disk < shape.disks; ++disk) fill_up_metadata(rig, disk, 3);
+      for (int i = 0; i < 15; ++i) {
+        const auto range = random_range(random, model.size(), 512, 48 * KiB);
+        const auto bytes = random_bytes(random, range.length);
+        if (array.write(range.offset, bytes)) model.write(range.offset, bytes);
+        sleep_for(std::chrono::milliseconds(random.below(400)));
+        Rig after(shape);
+        for (size_t disk = 0; disk < shape.disks; ++disk)
+          after.disks[disk]->copy_from(*rig.disks[disk]);
+        ArrayOptions read_only;
+        read_only.read_only = true;
+        CHECK(after.assemble(read_only).status().state == ArrayState::active);
+        must_equal(model, *after.array);
+      }
+    }
+  });
+}
+
+TEST_CASE("a member is lost for good only when there is room to record it") {
+  for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+    INFO(shape.text());
+    Rig rig(shape);
+    Array& array = rig.assemble();
+    Random random(7);
+    ByteModel model(array.size());
+    for (int i = 0; i < 10; ++i) write_random(random, array, model);
+    fill_up_metadata(rig, 0, 1);
+    rig.faults[1]->vanish(true);
+    const std::vector<std::byte> bytes(array.size(), std::byte{3});
+    for (int i = 0; i < 2; ++i) {
+      const Status refused = array.write(0, bytes);
+      REQUIRE(!refused);
+      CHECK(refused.error().code() == ENOSPC);
+      CHECK(array.flush().error().code() == ENOSPC);
+    }
+    CHECK(array.status().state == ArrayState::degraded);
+    rig.faults[0]->remove_all();
+    must(array.write(0, bytes));
+    model.write(0, bytes);
+    must_equal(model, array);
+    rig.faults[1]->vanish(false);
+    CHECK(on(rig, 0).array.roles[1] == role_faulty);
+    CHECK(on(rig, 1).array.events + 1 < on(rig, 0).array.events);
+    // Others come without trouble.
+    must(array.remove("disk1"));
+    must(array.add(*rig.faults[1]));
+    REQUIRE(array.wait_sync());
+    must_equal(model, array);
+    must_agree(array);
+  }
+}
+
+TEST_CASE("a flush that finds no room fails no member, and all is made to agree") {
+  simulate(1, [](uint64_t seed) {
+    for (const Shape& shape : room_shapes()) {
+      const SimScheduler sim(seed);
+      INFO("VOLFS_SEED=", seed, " ", shape.text());
+      Random random(seed);
+      Rig rig(shape);
+      Array& array = rig.assemble();
+      ByteModel model(array.size());
+      for (int i = 0; i < 10; ++i) write_random(random, array, model);
+      rig.faults[1]->add({.op = FaultOp::flush, .error = ENOSPC});
+      const Status refused = array.flush();
+      REQUIRE(!refused);
+      CHECK(refused.error().code() == ENOSPC);
+      CHECK(array.status().state == ArrayState::active);
+      CHECK(!array.status().clean);
+      rig.faults[1]->remove_all();
+      must(array.flush());
+      eventually([&] { return array.status().clean; });
+      CHECK(array.wait_sync());
+      nothing_against_members(rig);
+      must_equal(model, array);
+      must_agree(array);
+    }
+  });
+}
+
+TEST_CASE("an array whose members have no room for its state is read, and written later") {
+  Rig rig({5, 2, 3});
+  const std::vector<std::byte> block(4 * KiB, std::byte{1});
+  must(rig.assemble().write(0, block));
+  must(rig.array->stop());
+  rig.array.reset();
+  for (size_t disk : {0, 1}) fill_up_metadata(rig, disk, 1);
+  auto devices = rig.devices();
+  devices.pop_back();
+  Array& array = rig.assemble(devices);
+  CHECK(read_bytes(array, 0, 4 * KiB) == block);
+  CHECK(!array.write(0, block));
+  for (size_t disk : {0, 1}) rig.faults[disk]->remove_all();
+  must(array.write(0, block));
+  CHECK(on(rig, 0).array.roles[2] != 2);
+}
+
 TEST_CASE("a resync and a recovery that find no room go on when there is some") {
   simulate(1, [](uint64_t seed) {
     for (Shape shape : room_shapes()) {

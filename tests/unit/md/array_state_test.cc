@@ -108,6 +108,33 @@ TEST_CASE("a spare that does not know yet that it was given a slot is not taken 
   });
 }
 
+// The power goes in the middle of an update and, before the next has reached all, again.
+TEST_CASE("a member that missed one update does not miss another") {
+  for (const Shape& shape : {Shape{10, 0x201, 5}, Shape{5, 2, 3}, Shape{1, 0, 2}}) {
+    INFO(shape.text());
+    ArrayOptions lasting;
+    lasting.safe_mode_delay = std::chrono::hours(1);
+    lasting.hold_sync = true;
+    Rig rig(shape);
+    Rig once(shape);  // as it was when one member had not been told yet
+    once.disks[1]->copy_from(*rig.disks[1]);
+    const std::vector<std::byte> block(4 * KiB, std::byte{1});
+    must(rig.assemble(lasting).write(0, block));
+    for (size_t i = 0; i < shape.disks; ++i)
+      if (i != 1) once.disks[i]->copy_from(*rig.disks[i]);
+    CHECK(on(once, 1).array.events + 1 == on(once, 0).array.events);
+    CrashRig twice(once);
+    auto array = must(Array::assemble(twice.devices, lasting));
+    must(array->write(0, block));
+    const size_t end = twice.log.size();
+    for (size_t point = 0; point <= end; ++point) {
+      INFO("cut at ", point, " of ", end);
+      const auto left = twice.cut(point, CrashKeep::all());
+      CHECK(must(Array::assemble(left.devices, lasting))->status().state == ArrayState::active);
+    }
+  }
+}
+
 TEST_CASE("a spare that was taken out does not come back under the number of who followed it") {
   for (const auto version : {SuperblockVersion::v1_2, SuperblockVersion::v0_90}) {
     CAPTURE(version_name(version));

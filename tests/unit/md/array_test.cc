@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Every level and layout, whole, with each loss it survives, and rebuilt.
+#include <atomic>
+
 #include "array_rig.h"
 #include "support/sim_scheduler.h"
 
@@ -214,6 +216,39 @@ TEST_CASE("a write error fails the member before the write is acknowledged") {
     CHECK(survivor->array.events > failed->array.events + 1);
     CHECK(survivor->array.roles[1] == role_faulty);
   }
+}
+
+TEST_CASE("a write that goes without a lost member counts only when the loss is recorded") {
+  simulate(5, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    for (const bool flushes : {false, true}) {
+      Rig rig({1, 0, 2, 4 * KiB, SuperblockVersion::v0_90});  // has no bad-block log
+      ArrayOptions lasting;
+      lasting.safe_mode_delay = std::chrono::hours(1);
+      Array& array = rig.assemble(lasting);
+      const std::vector<std::byte> block(4 * KiB, std::byte{1});
+      must(array.write(0, block));
+      const uint64_t super = must(scan(*rig.faults[0]))->super_offset;
+      const auto held = rig.faults[0]->add(
+          {.op = FaultOp::write, .begin = super, .end = super + 4096, .hang = true});
+      rig.faults[1]->vanish(true);
+      const auto start = [](auto work) { return must(Thread::start("writer", work)); };
+      Thread first = start([&] { must(array.write(0, block)); });
+      eventually([&] { return rig.faults[0]->hits(held) > 0; });
+      std::atomic<bool> counts{false};
+      Thread second = start([&] {
+        must(flushes ? array.flush() : array.write(64 * KiB, block));
+        counts.store(true);
+      });
+      sleep_for(std::chrono::seconds(5));
+      CHECK(!counts.load());
+      rig.faults[0]->remove(held);
+      first.join();
+      second.join();
+      CHECK(must(scan(*rig.faults[0]))->array.roles[1] == role_faulty);
+    }
+  });
 }
 
 TEST_CASE("what cannot be written is recorded as bad, never read, and good again when written") {
