@@ -424,4 +424,46 @@ def test_an_array_lives_through_an_overlay_without_room(t):
         overlay("discard", changes, "--yes")
 
 
+def test_an_array_whose_superblocks_find_no_room_goes_on_when_there_is_some(t):
+    lab.need_root()
+    small = t.path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", small)
+    t.cleanup.callback(run, "umount", small, status=None)
+    images = "".join(f"  d{i}: {{path: d{i}.img, size: 24MiB}}\n" for i in range(3))
+    definition = t.define(f"volfs: 1\nimages:\n{images}arrays:\n  a: {{level: raid5, chunk: 16KiB, "
+                          "assume_clean: true, bitmap: internal, devices: [d0, d1, d2]}\n")
+    volfs("create", definition)
+    t.mount(definition, options=[f"overlay={small / 'changes'}"])
+    with open(small / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4 * KiB))
+        except OSError as error:
+            equal(error.errno, errno.ENOSPC, "errno of the filler")
+    content = t.random.randbytes(256 * KiB)
+    with open(t.mnt / "a", "r+b", buffering=0) as file:
+        for _ in range(3):
+            try:
+                os.pwrite(file.fileno(), content, 0)
+                os.fsync(file.fileno())
+                holds(False, "256 KiB were written to a full overlay")
+            except OSError as error:
+                equal(error.errno, errno.ENOSPC, "errno")
+        state = next(device for device in t.status()["devices"] if device["name"] == "a")
+        equal(state["state"], "active", "state without room")
+        (small / "filler").unlink()
+        os.pwrite(file.fileno(), content, 0)
+        os.fsync(file.fileno())
+    t.umount()
+    t.mount(definition, options=[f"overlay={small / 'changes'}"])
+    volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+    equal((t.mnt / "a").read_bytes()[:256 * KiB], content, "content")
+    state = next(device for device in t.status()["devices"] if device["name"] == "a")
+    equal(state["state"], "active", "state")
+    volfs("array", "check", t.mnt / "a")
+    equal(volfs("array", "wait", t.mnt / "a", "--timeout", "300"), "mismatch_cnt 0\n", "after a check")
+    t.umount()
+
+
 lab.main(globals())
