@@ -89,6 +89,13 @@ void show(const OverlayArguments& arguments, Session& session) {
     print_changes(**overlay, *changes);
 }
 
+// After a commit or discard, or what would have been one.
+void tell_done(const OverlayArguments& arguments, const Session& session, json what) {
+  if (!session.json) return;
+  what["done"] = !arguments.dry_run;
+  print_json(what);
+}
+
 // Asks unless --yes was given; says what keeps it from going on.
 bool may(const OverlayArguments& arguments, Session& session, const std::string& question) {
   if (arguments.yes || confirmed(question)) return true;
@@ -102,8 +109,9 @@ void commit(const OverlayArguments& arguments, Session& session) {
   if (!overlay) return session.fail(overlay.error());
   const auto changes = (*overlay)->changes();
   if (!changes) return session.fail(changes.error());
-  print_changes(**overlay, *changes);
-  if (arguments.dry_run) return;
+  json what = to_json(**overlay, *changes);
+  if (!session.json) print_changes(**overlay, *changes);
+  if (arguments.dry_run) return tell_done(arguments, session, std::move(what));
   if (!may(arguments, session,
            fmt::format("Write {} into the images?", format_size_rounded(total_of(*changes)))))
     return;
@@ -113,17 +121,26 @@ void commit(const OverlayArguments& arguments, Session& session) {
     progress->show(bytes);
   });
   progress.reset();
-  if (!done) session.fail(done.error());
+  if (!done) return session.fail(done.error());
+  tell_done(arguments, session, std::move(what));
 }
 
 void discard(const OverlayArguments& arguments, Session& session) {
   const auto overlay = Overlay::open(arguments.directory, false, true);
   if (!overlay) return session.fail(overlay.error());
-  if (arguments.dry_run) return;
+  // What is to be forgotten is shown, if it can still be read.
+  const auto changes = (*overlay)->changes();
+  json what = to_json(**overlay, changes ? *changes : std::vector<Overlay::Change>());
+  if (!changes)
+    fmt::print(stderr, "volfs: {}\n", changes.error().text());
+  else if (!session.json)
+    print_changes(**overlay, *changes);
+  if (arguments.dry_run) return tell_done(arguments, session, std::move(what));
   if (!may(arguments, session,
            fmt::format("Forget all that was written to {}?", arguments.directory)))
     return;
-  if (auto done = (*overlay)->discard(); !done) session.fail(done.error());
+  if (auto done = (*overlay)->discard(); !done) return session.fail(done.error());
+  tell_done(arguments, session, std::move(what));
 }
 
 }  // namespace
@@ -152,13 +169,15 @@ void add_overlay(CLI::App& app, Session& session) {
   auto* committing = add(
       "commit", "write the changes into the images; goes on where it was interrupted",
       "  volfs overlay commit changes --dry-run\n  volfs overlay commit changes --yes\n", commit);
-  committing->add_flag("-n,--dry-run", arguments->dry_run, "only tell what would be written");
   committing->add_flag("--force", arguments->force,
                        "although an image was changed behind the overlay");
   auto* discarding =
       add("discard", "forget the changes", "  volfs overlay discard changes --yes\n", discard);
-  for (CLI::App* command : {committing, discarding})
+  for (CLI::App* command : {committing, discarding}) {
+    command->add_flag("-n,--dry-run", arguments->dry_run, "only tell what would become of what");
     command->add_flag("-y,--yes", arguments->yes, "do not ask");
+    add_json_option(*command, session);
+  }
 }
 
 }  // namespace volfs::cli
