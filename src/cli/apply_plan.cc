@@ -12,6 +12,7 @@
 
 #include "display.h"
 #include "volfs/backing/file_identity.h"
+#include "volfs/units.h"
 
 namespace volfs::cli {
 namespace {
@@ -188,8 +189,12 @@ class Planner {
     }
     if (!is(*now, "map", name)) return;
     const std::string device = now->value("name", name);
-    if (same_table(*now, map, device) && now->value("read_only", false) == read_only) return;
     const auto before = now->value("size", uint64_t{0});
+    const bool same = same_table(*now, map, device) && now->value("read_only", false) == read_only;
+    // A snapshot-origin on it has its size.
+    const json* const front = device == name ? nullptr : running_[name];
+    const bool front_differs = front && front->value("size", uint64_t{0}) != size;
+    if (same && !front_differs) return;
     ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, ""};
     if (size != before)
       step.text += fmt::format(", {} instead of {}", short_bytes(static_cast<double>(size)),
@@ -199,13 +204,23 @@ class Planner {
       step.loses_data = true;
       step.volume = now->value("volume", "");
     }
-    step.requests = {{{"request", "map.load"},
-                      {"map", device},
-                      {"table", map.table()},
-                      {"readonly", map.readonly.value}},
-                     {{"request", "map.suspend"}, {"map", device}},
-                     {{"request", "map.resume"}, {"map", device}}};
+    if (front && size < before)
+      return problem(fmt::format(
+          "map {}: cannot become smaller while there are snapshots of it, which see all of it",
+          name));
+    if (!same) swap_table(step, device, map.table(), map.readonly.value);
+    if (front_differs)
+      swap_table(step, name, fmt::format("0 {} snapshot-origin {}\n", size / sector_size, device),
+                 false);
     plan_.steps.push_back(std::move(step));
+  }
+
+  static void swap_table(ApplyStep& step, const std::string& map, const std::string& table,
+                         bool read_only) {
+    step.requests.push_back(
+        {{"request", "map.load"}, {"map", map}, {"table", table}, {"readonly", read_only}});
+    step.requests.push_back({{"request", "map.suspend"}, {"map", map}});
+    step.requests.push_back({{"request", "map.resume"}, {"map", map}});
   }
 
   void plan(const config::Array& array) {
@@ -213,6 +228,10 @@ class Planner {
     const json* now = find(name);
     if (!now) return plan_assembly(array);
     if (!is(*now, "array", name)) return;
+    if (const std::string level = (*now)["array"].value("level", "");
+        level != to_string(array.level.value))
+      return problem(fmt::format("array {}: is a {} on the mount and a {} in the definition", name,
+                                 level, to_string(array.level.value)));
     const auto slots = (*now)["array"].value("raid_disks", size_t{0});
     if (slots != array.devices.size())
       return problem(

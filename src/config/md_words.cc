@@ -88,6 +88,10 @@ std::expected<uint32_t, std::string> parse_raid10(size_t devices, std::string_vi
 
 }  // namespace
 
+std::string_view to_string(ArrayLevel level) {
+  return level_rule(level).name;
+}
+
 const LevelRule& level_rule(ArrayLevel level) {
   return level_rules[static_cast<size_t>(level)];
 }

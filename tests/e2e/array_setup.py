@@ -148,6 +148,9 @@ def test_apply_brings_arrays_and_snapshots(t):
     definition.write_text(APPLIED.replace("[d0, d1]", "[d0, d2, d1]"))
     told = stderr_of(VOLFS, "apply", definition, t.mnt, "--yes")
     holds("md1: has 2 slots on the mount and 3 in the definition" in told, told)
+    definition.write_text(APPLIED.replace("[d0, d1]", "[d0, d2]").replace("raid1", "raid10"))
+    told = stderr_of(VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("array md1: is a raid1 on the mount and a raid10 in the definition" in told, told)
     # All of it goes, from the top.
     definition.write_text(APPLIED[:APPLIED.index("arrays:")])
     equal([line.split(" (")[0] for line in volfs("apply", definition, t.mnt, "-n").splitlines()],

@@ -175,6 +175,30 @@ def test_apply_tells_what_cannot_be_done_and_undoes_a_failed_step(t):
     equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "early", "top", "wide"], "volumes")
 
 
+def test_apply_grows_a_map_under_its_snapshots(t):
+    text = ("volfs: 1\nimages:\n  d: {path: d.img, size: 4MiB}\n  c: {path: c.img, size: 2MiB}\nmaps:\n"
+            '  m: {table: "0 1024 linear d 0"}\nsnapshots:\n  s: {origin: m, cow: c, chunk_size: 4KiB}\n')
+    definition = t.define(text)
+    volfs("create", definition)
+    old = t.random.randbytes(8192)
+    (t.path / "d.img").open("r+b", buffering=0).write(old)
+    t.mount(definition)
+    definition.write_text(text.replace("0 1024 linear d 0", "0 2048 linear d 0"))
+    equal(volfs("apply", definition, t.mnt, "-n"), "~ map m: another table, 1.00M instead of 512K\n", "the plan")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    equal([(t.mnt / name).stat().st_size for name in ("m", "s")], [MiB, MiB // 2], "sizes")
+    with (t.mnt / "m").open("r+b", buffering=0) as file:
+        file.write(bytes(4096))
+        file.seek(MiB - 4096)
+        file.write(old[:4096])
+    equal((t.mnt / "s").read_bytes()[:8192], old, "the snapshot")
+    equal((t.path / "d.img").read_bytes()[MiB - 4096:MiB], old[:4096], "what is new")
+    definition.write_text(text)
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("map m: cannot become smaller while there are snapshots of it" in message, message)
+
+
 GROUP = """
 volfs: 1
 images:

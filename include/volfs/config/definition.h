@@ -47,6 +47,8 @@ enum class ArrayLevel { linear, raid0, raid1, raid4, raid5, raid6, raid10 };
 enum class ArrayMetadata { v0_90, v1_0, v1_1, v1_2 };
 enum class ArrayBitmap { none, internal };
 enum class ArrayConsistency { resync, bitmap, ppl };
+// "raid5", as definitions write it.
+std::string_view to_string(ArrayLevel level);
 
 using Uuid = std::array<uint8_t, 16>;
 
