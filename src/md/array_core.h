@@ -101,6 +101,7 @@ struct Array::Core final : Host {
   bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) override;
   void corrected_read(uint32_t slot, uint64_t length) override;
   void left_torn(uint64_t begin, uint64_t end) override;
+  void torn_mended() override;
   bool sync_needed(uint64_t begin, uint64_t end) override;
   Status settle_writes() override { return flush_members(); }
 
@@ -218,6 +219,7 @@ class SyncEngine {
   std::optional<Run> choose() const;  // the core's mutex is held
   bool fill_slots(std::unique_lock<Mutex>& lock);
   bool settled_or_postponed(const Status& status);
+  uint64_t right_up_to(uint64_t position) const;
   bool can_fill() const;
   bool may_take_over(uint32_t slot) const;
   bool wants_replacement(uint32_t slot) const;

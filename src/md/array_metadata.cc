@@ -151,6 +151,8 @@ void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
 
 void Array::Core::left_torn(uint64_t begin, uint64_t end) {
   const std::lock_guard lock(mutex);
+  const int32_t level = shared.geometry.level;
+  if (level >= 4 && level <= 6) shared.torn.add(begin, end - begin);
   torn = std::min(torn, begin);
   resync_position = std::min(resync_position, begin);
   shared.agreed.store(std::min(shared.agreed.load(), begin));
@@ -158,6 +160,12 @@ void Array::Core::left_torn(uint64_t begin, uint64_t end) {
   // On disk it is active now: after a crash all of it would be made right.
   note(false);
   if (sync) sync->postpone();
+}
+
+// Of an array that is not whole a resync left it, and waits for something to change.
+void Array::Core::torn_mended() {
+  const std::lock_guard lock(mutex);
+  if (sync && degraded_now()) sync->wake();
 }
 
 bool Array::Core::sync_needed(uint64_t begin, uint64_t end) {

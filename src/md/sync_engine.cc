@@ -286,6 +286,15 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
   action_ = SyncAction::idle;
 }
 
+// Of what a resync has been through up to POSITION.
+uint64_t SyncEngine::right_up_to(uint64_t position) const {
+  position = std::min(position, core_.torn);
+  if (!core_.shared.torn.any()) return position;
+  for (const BadBlockRange& range : core_.shared.torn.list())
+    position = std::min(position, range.offset);
+  return position;
+}
+
 // Records how far it has come; what lies before must be on disk first.
 bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint64_t position) {
   if (run.kind == SyncKind::check || run.kind == SyncKind::repair) return true;
@@ -299,7 +308,7 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
   }();
   lock.lock();
   if (!flushed) return settled_or_postponed(flushed);
-  if (run.kind == SyncKind::resync) core_.resync_position = std::min(position, core_.torn);
+  if (run.kind == SyncKind::resync) core_.resync_position = right_up_to(position);
   for (const auto& member : core_.members)
     if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
       member->recovered =  // another may have come to the slot meanwhile
@@ -317,8 +326,16 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
   lock.lock();
   if (!settled_or_postponed(flushed) || core_.failed.load()) return;
   if (run.kind == SyncKind::resync) {
-    core_.resync_position = core_.torn;
-    core_.shared.agreed.store(core_.torn);
+    core_.resync_position = right_up_to(all_in_sync);
+    core_.shared.agreed.store(core_.resync_position);
+    if (core_.resync_position != all_in_sync && core_.torn == all_in_sync) {
+      stuck_ = true;  // until something changes
+      log_warning(
+          "{}: a write found no room while a member was missing: what that held there is lost "
+          "until "
+          "it is written anew; recovery will record it as bad",
+          core_.options.name);
+    }
   }
   if (run.kind == SyncKind::recover) {
     for (const auto& member : core_.members) {

@@ -83,6 +83,7 @@ uint64_t Members::same_run(uint64_t offset, uint64_t length) const {
   uint64_t end = offset + length;
   for (const Slot& slot : slots)
     if (slot.bad.any()) end = slot.bad.same_until(offset, end);
+  if (torn.any()) end = torn.same_until(offset, end);
   return end - offset;
 }
 

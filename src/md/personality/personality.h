@@ -96,6 +96,8 @@ class Host {
   // disagree though no member failed. At return no reader or writer relies on them, and a resync is
   // to make them right, now or after the next assembly. The range is locked.
   virtual void left_torn(uint64_t begin, uint64_t end) = 0;
+  // The last of what was left torn was made right.
+  virtual void torn_mended() = 0;
   // Whether sync must look at [begin, end) of the sync space. The range is locked.
   virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
   // Makes all that was written durable; members that cannot fail. An error: the array has failed.
@@ -116,6 +118,9 @@ struct Members {
   std::vector<Slot> slots;
   bool read_only = false;  // nothing may be written, not even to correct
   RangeLock lock;          // of the sync space
+  // Of the parity levels: where a write ended half way and nobody has made parity right since. What
+  // is lost there cannot be computed.
+  BadRanges torn;
   // Up to here (sync space) redundancy is known to agree: beyond it every reader must take the same
   // copy.
   std::atomic<uint64_t> agreed{all_in_sync};
@@ -127,7 +132,8 @@ struct Members {
   uint32_t replacement_of(uint32_t slot) const { return disks() + slot; }
   bool is_replacement(uint32_t slot) const { return slot != no_slot && slot >= disks(); }
   SlotSet missing() const;  // slots that are not in sync
-  // How far from OFFSET on, at most LENGTH, each member is all bad or all good.
+  // How far from OFFSET on, at most LENGTH, each member is all bad or all good, and all is torn or
+  // nothing.
   uint64_t same_run(uint64_t offset, uint64_t length) const;
 };
 

@@ -30,6 +30,11 @@ bool Raid456::kept(uint32_t slot, const Band& band) const {
   return false;
 }
 
+void Raid456::mended(const Band& band) {
+  if (m_.torn.any() && m_.torn.remove(member_offset(band), band.length) && !m_.torn.any())
+    m_.host->torn_mended();
+}
+
 // ---- reading without work ------------------------------------------------------------------
 
 bool Raid456::mappable(uint64_t offset, uint64_t length) const {
@@ -113,7 +118,8 @@ Status Raid456::load(const Band& band, const SlotSet& wanted, SlotSet& bad, Bloc
       ++lost_count;
       wanted_lost += wanted[i];
     }
-    if (wanted_lost > 0 && lost_count > layout_.parity_disks()) return fail_sys(EIO, "");
+    if (wanted_lost > 0 && (lost_count > layout_.parity_disks() || torn(band)))
+      return fail_sys(EIO, "");
     for (uint32_t i = 0; i < disks; ++i) {
       if (lost[i]) {
         if (!blocks[i] && wanted_lost > 0) blocks[i] = scratch.take(band.length);
@@ -267,11 +273,11 @@ Result<uint64_t> Raid456::check_band(SyncKind kind, const Band& band) {
     unreadable += !readable(i, band, bad);
   }
   // Without all of one parity to spare there is nothing to compare with.
-  if (unreadable >= layout_.parity_disks()) {
-    if (unreadable > layout_.parity_disks()) return fail_sys(EIO, "");
-    return 0;
+  if (unreadable >= layout_.parity_disks()) return 0;
+  if (Status status = load(band, data, bad, blocks, scratch); !status) {
+    if (torn(band)) return 0;  // stays so
+    return fail(std::move(status.error()));
   }
-  VOLFS_TRY(load(band, data, bad, blocks, scratch));
   SlotSet parity;
   if (readable(shape.p, band, bad)) parity[shape.p] = true;
   if (shape.q != no_slot && readable(shape.q, band, bad)) parity[shape.q] = true;
@@ -304,6 +310,7 @@ Result<uint64_t> Raid456::check_band(SyncKind kind, const Band& band) {
   if (!io.empty() && !io.write(Fua::no)) VOLFS_TRY(io.settle_failures());
   for (uint32_t i = 0; i < disks; ++i)
     if (bad[i]) m_.host->corrected_read(i, band.length);
+  if (kind != SyncKind::check) mended(band);
   return mismatches;
 }
 
@@ -341,6 +348,14 @@ Status Raid456::recover_or_record(const Band& band) {
       if (!lacks(i, part)) continue;
       if (!m_.host->record_bad(i, member_offset(part), part.length)) return status;
     }
+    // Nor may it be computed from parity later on.
+    if (!torn(part)) continue;
+    const RowShape shape = layout_.shape(band.row);
+    for (uint32_t i : {shape.p, shape.q}) {
+      if (i == no_slot || !m_.slots[i].present()) continue;
+      if (!m_.host->record_bad(i, member_offset(part), part.length)) return status;
+    }
+    mended(part);
   }
   return {};
 }

@@ -48,11 +48,17 @@ class Raid456 final : public Personality {
   uint64_t round_to_chunk(uint64_t size) const { return size & ~(layout_.chunk() - 1); }
   uint64_t member_offset(const Band& b) const { return b.row * layout_.chunk() + b.x; }
   bool readable(uint32_t slot, const Band& band, const SlotSet& bad) const;
+  bool torn(const Band& band) const {
+    return m_.torn.any() && m_.torn.overlap(member_offset(band), band.length);
+  }
+  // Its parity is right, or recorded as bad.
+  void mended(const Band& band);
   // Whether a write must keep the slot's content right in this band.
   bool kept(uint32_t slot, const Band& band) const;
 
   // Reads what is needed to know all blocks named in WANTED and computes those that cannot be
-  // read. BAD gains the slots that fail. EIO when too much is missing.
+  // read. BAD gains the slots that fail. EIO when too much is missing, or anything where parity is
+  // torn.
   Status load(const Band& band, const SlotSet& wanted, SlotSet& bad, Blocks& blocks,
               Scratch& scratch);
   bool read_blocks(const Band& band, const SlotSet& slots, SlotSet& bad, Blocks& blocks,
@@ -65,6 +71,7 @@ class Raid456 final : public Personality {
   Status correct(const Band& band, uint32_t slot);
 
   Status write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scratch& scratch);
+  Status ended(std::span<const WriteBand> bands, Status status) const;
   Way choose_way(WriteBand& band) const;
   void plan_reads(WriteBand& band, SlotIo& io, Scratch& scratch) const;
   void compute(WriteBand& band, Scratch& scratch) const;

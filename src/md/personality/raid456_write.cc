@@ -41,7 +41,7 @@ Raid456::Way Raid456::choose_way(WriteBand& w) const {
   const uint32_t data = layout_.data_disks();
   if (w.count == data) return Way::whole;
   // Parity that a resync has yet to make right must not be modified: the error would stay.
-  bool can_modify = member_offset(w.band) + w.band.length <= m_.agreed.load();
+  bool can_modify = member_offset(w.band) + w.band.length <= m_.agreed.load() && !torn(w.band);
   bool can_reconstruct = true;
   for (uint32_t index = 0; index < data; ++index) {
     if (readable(layout_.data_slot(w.shape, index), w.band, w.bad)) continue;
@@ -145,6 +145,14 @@ Result<PartialParityLog::Hold> Raid456::log_parity(std::span<const WriteBand> ba
   return log_->write(entries, scratch);
 }
 
+// Passes STATUS on, of writes to the bands.
+Status Raid456::ended(std::span<const WriteBand> bands, Status status) const {
+  if (!status && no_room(status.error().code()))
+    for (const WriteBand& w : bands)
+      m_.host->left_torn(member_offset(w.band), member_offset(w.band) + w.band.length);
+  return status;
+}
+
 // The rows are locked.
 Status Raid456::write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scratch& scratch) {
   for (WriteBand& w : bands) {
@@ -187,8 +195,11 @@ Status Raid456::write_group(std::span<WriteBand> bands, IoSpan iov, Fua fua, Scr
   }
   io.clear();
   for (const WriteBand& w : bands) add_writes(w, io);
-  if (io.empty() || io.write(fua)) return {};
-  VOLFS_TRY(io.settle_failures());
+  const bool written = io.empty() || io.write(fua);
+  if (!written) VOLFS_TRY(ended(bands, io.settle_failures()));
+  for (const WriteBand& w : bands)
+    if (w.way != Way::modify) mended(w.band);
+  if (written) return {};
   // Bad blocks may have come together.
   for (const WriteBand& w : bands) {
     uint32_t lost = 0;
@@ -210,9 +221,8 @@ Status Raid456::write(uint64_t offset, IoSpan iov, Fua fua) {
       group_bands, 4 + 4 * (length / std::min(chunk, longest) / layout_.data_disks())));
   size_t used = 0;
   const auto send = [&]() -> Status {
-    const Status status = used == 0 ? Status()
-                                    : ended(span.begin, span.end,
-                                            write_group({bands.data(), used}, iov, fua, scratch));
+    const Status status =
+        used == 0 ? Status() : write_group({bands.data(), used}, iov, fua, scratch);
     for (size_t i = 0; i < used; ++i) {
       bands[i].bad.reset();
       bands[i].fresh.clear();
@@ -277,7 +287,8 @@ Status Raid456::write_zeroes(uint64_t offset, uint64_t length, Unmap unmap) {
       RangeLock::Guard guard(m_.lock, at, at + size);
       // Zeros are right on a member that is being recovered too, since the whole row is.
       for (uint32_t i = 0; i < m_.slots.size(); ++i)
-        VOLFS_TRY(ended(at, at + size, zero_member(i, at, size, unmap)));
+        VOLFS_TRY(Personality::ended(at, at + size, zero_member(i, at, size, unmap)));
+      for (uint64_t k = 0; k < rows && m_.torn.any(); ++k) mended({row + k, 0, layout_.chunk()});
       offset += rows * row_size;
       continue;
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Members that have no room for what is written: nothing is wrong with them, and once there is room
 // nothing remains of it.
+#include <map>
+
 #include "array_rig.h"
 
 namespace volfs::md {
@@ -266,6 +268,126 @@ TEST_CASE("a flush that finds no room fails no member, and all is made to agree"
       must_agree(array);
     }
   });
+}
+
+// What an array may hold: of each sector one of several contents.
+class Allowed {
+ public:
+  explicit Allowed(uint64_t size) : model_(size) {}
+  void wrote(uint64_t offset, std::span<const std::byte> bytes) {
+    model_.write(offset, bytes);
+    std::erase_if(torn_, [&](const auto& each) {
+      return offset <= each.first && each.first < offset + bytes.size();
+    });
+  }
+  void failed(uint64_t offset, std::span<const std::byte> bytes) {
+    for (uint64_t at = 0; at < bytes.size(); at += 512)
+      torn_[offset + at].emplace_back(bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                                      bytes.begin() + static_cast<std::ptrdiff_t>(at + 512));
+  }
+  // No sector holds anything else; how many cannot be read.
+  uint64_t check(Array& array) const {
+    uint64_t unreadable = 0;
+    for (uint64_t at = 0; at < model_.size(); at += 512) {
+      std::vector<std::byte> is(512);
+      if (!array.read(at, is)) {
+        ++unreadable;
+        continue;
+      }
+      const auto whole = model_.bytes(at, 512);
+      bool found = std::equal(is.begin(), is.end(), whole.begin());
+      if (const auto others = torn_.find(at); others != torn_.end())
+        for (const auto& other : others->second) found = found || is == other;
+      if (!found) FAIL("the sector at ", at, " holds what nobody wrote");
+    }
+    return unreadable;
+  }
+
+ private:
+  ByteModel model_;
+  std::map<uint64_t, std::vector<std::vector<std::byte>>> torn_;
+};
+
+// An array without one member, written to until some writes found no room half the way.
+void write_degraded_until_full(Random& random, Rig& rig, Array& array, Allowed& allowed,
+                               const Shape& shape) {
+  for (size_t disk = 1; disk < shape.disks; ++disk) fill_up(rig, disk, ENOSPC);
+  for (int i = 0, failures = 0; i < 400 && failures < 6; ++i) {
+    const auto range = random_range(random, array.size(), 512, 6 * KiB);
+    const auto bytes = random_bytes(random, range.length);
+    const Status status = array.write(range.offset, bytes);
+    if (status)
+      allowed.wrote(range.offset, bytes);
+    else
+      allowed.failed(range.offset, bytes);
+    failures += !status;
+  }
+  for (const auto& fault : rig.faults) fault->remove_all();
+}
+
+TEST_CASE("parity that is torn while a member is missing is neither used nor called right") {
+  simulate(4, [](uint64_t seed) {
+    for (const Shape& shape :
+         {Shape{5, 2, 3}, Shape{5, 2, 4, 4 * KiB, SuperblockVersion::v1_2, true}, Shape{4, 0, 3},
+          Shape{6, 2, 4}, Shape{6, 8, 5}})
+      for (const bool rewritten : {false, true}) {
+        const SimScheduler sim(seed);
+        INFO("VOLFS_SEED=", seed, " ", shape.text(), ", written anew: ", rewritten);
+        Random random(seed);
+        Rig rig(shape);
+        Array* array = &rig.assemble();
+        Allowed allowed(array->size());
+        const auto start = random_bytes(random, array->size());
+        must(array->write(0, start));
+        allowed.wrote(0, start);
+        must(array->fail("disk0"));
+        must(array->remove("disk0"));
+        write_degraded_until_full(random, rig, *array, allowed, shape);
+        uint64_t lost = allowed.check(*array);
+        CHECK(lost > 0);
+        sleep_for(std::chrono::minutes(1));
+        CHECK(!array->status().clean);
+        CHECK(allowed.check(*array) == lost);
+        const auto anew = random_bytes(random, array->size());
+        if (rewritten) {
+          must(array->write(0, anew));
+          allowed.wrote(0, anew);
+          CHECK(allowed.check(*array) == 0);
+          eventually([&] { return array->status().clean; });
+        }
+        must(array->add(*rig.faults[0]));
+        REQUIRE(array->wait_sync());
+        eventually([&] { return array->status().clean; });
+        CHECK(array->status().state == ArrayState::active);
+        const uint64_t recorded = allowed.check(*array);
+        CHECK((recorded > 0) == !rewritten);
+        must(array->stop());
+        rig.array.reset();
+        array = &rig.assemble();
+        CHECK(array->status().state == ArrayState::active);
+        CHECK(allowed.check(*array) == recorded);
+        must(array->write(0, anew));
+        allowed.wrote(0, anew);
+        CHECK(allowed.check(*array) == 0);
+        must_agree(*array);
+      }
+  });
+}
+
+TEST_CASE("an array that is stopped with torn parity and without a member is dirty") {
+  const Shape shape{5, 2, 3};
+  Random random(3);
+  Rig rig(shape);
+  Array& array = rig.assemble();
+  Allowed allowed(array.size());
+  must(array.fail("disk0"));
+  must(array.remove("disk0"));
+  write_degraded_until_full(random, rig, array, allowed, shape);
+  must(array.stop());
+  rig.array.reset();
+  const auto refused = Array::assemble({{rig.faults[1].get(), rig.faults[2].get()}}, {});
+  REQUIRE(!refused);
+  CHECK(refused.error().text().find("force starts it all the same") != std::string::npos);
 }
 
 TEST_CASE("an array whose members have no room for its state is read, and written later") {
