@@ -293,7 +293,9 @@ MemberMetadata Array::Core::described(const Member& member) const {
   sb.array = array;
   sb.recovery_offset.reset();
   sb.recovery_by_bitmap = false;
-  sb.replacement = !member.faulty && shared.is_replacement(member.slot);
+  // To 0.90 it is a spare, as for Linux.
+  sb.replacement =
+      !member.faulty && shared.is_replacement(member.slot) && !format->numbers_by_slot();
   sb.bad_blocks = !bad_ranges(member).empty();
   if (member.slot != no_slot && !member.faulty && !shared.slots[member.slot].in_sync()) {
     sb.recovery_offset = member.recovered;

@@ -191,6 +191,35 @@ TEST_CASE("a spare takes over from a member that cannot write everything any mor
   });
 }
 
+TEST_CASE("metadata 0.90 has a replacement for a spare until it takes over") {
+  simulate(1, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    Random random(seed);
+    Rig rig({1, 0, 2, 4 * KiB, SuperblockVersion::v0_90}, 896 * KiB);
+    ArrayOptions slow;
+    slow.sync_speed_max = 1 * MiB;
+    Array& array = rig.assemble(slow);
+    ByteModel model(array.size());
+    for (int i = 0; i < 6; ++i) write_random(random, array, model);
+    const size_t spare = rig.add_disk();
+    must(array.add(*rig.faults[spare]));
+    must(array.replace("disk0", ""));
+    replace_half(array);
+    for (int i = 0; i < 6; ++i) write_random(random, array, model);
+    must(array.stop());
+    const auto left = must(scan(*rig.faults[spare]));
+    CHECK(left->array.events == must(scan(*rig.faults[0]))->array.events);
+    CHECK(left->role() == role_spare);
+    rig.array.reset();
+    Array& again = rig.assemble();
+    must(again.replace("disk0", ""));
+    REQUIRE(again.wait_sync());
+    CHECK(member_of(again.status(), rig.name(spare))->state == MemberState::in_sync);
+    must_equal(model, again);
+    must_agree(again);
+  });
+}
+
 TEST_CASE("only members in sync are replaced, and only by spares") {
   Rig rig({1, 0, 2});
   Array& array = rig.assemble();
