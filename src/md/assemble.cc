@@ -82,6 +82,7 @@ class Assembler {
   };
   Status read_all();
   Status check_same();
+  Status check_copies() const;
   Status check_supported() const;
   void find_roles();
   Status place();
@@ -124,6 +125,26 @@ Status Assembler::read_all() {
   return {};
 }
 
+// Of one member given twice, the older content is out of date, as for mdadm; if none is older than
+// a crash may leave it, nobody knows which of them is meant.
+Status Assembler::check_copies() const {
+  for (const Candidate& c : found_)
+    for (const Candidate& other : found_) {
+      if (&c == &other) break;
+      const MemberMetadata &a = c.sb, &b = other.sb;
+      const bool same = a.array.version == SuperblockVersion::v0_90
+                            ? a.dev_number == b.dev_number && a.array.events == b.array.events
+                            : a.device_uuid == b.device_uuid;
+      const uint64_t least = std::min(a.array.events, b.array.events);
+      const bool one_is_stale = std::max(a.array.events, b.array.events) > least + 1 &&
+                                least + 1 < fresh_->sb.array.events;
+      if (same && !one_is_stale)
+        return fail_invalid(fmt::format("{} and {} are the same member (device {}): one is a copy",
+                                        other.device->name(), c.device->name(), a.dev_number));
+    }
+  return {};
+}
+
 Status Assembler::check_same() {
   for (const Candidate& c : found_) {
     const Candidate& first = found_.front();
@@ -140,18 +161,7 @@ Status Assembler::check_same() {
                                       c.device->name(), first.device->name(), text));
     if (!fresh_ || c.sb.array.events > fresh_->sb.array.events) fresh_ = &c;
   }
-  for (const Candidate& c : found_)
-    for (const Candidate& other : found_) {
-      if (&c == &other) break;
-      const bool same =
-          c.sb.array.version == SuperblockVersion::v0_90
-              ? c.sb.dev_number == other.sb.dev_number && c.sb.array.events == other.sb.array.events
-              : c.sb.device_uuid == other.sb.device_uuid;
-      if (same)
-        return fail_invalid(fmt::format("{} and {} are the same member (device {}): one is a copy",
-                                        other.device->name(), c.device->name(), c.sb.dev_number));
-    }
-  return {};
+  return check_copies();
 }
 
 Status Assembler::check_supported() const {
@@ -226,7 +236,7 @@ void Assembler::force_stale() {
   for (Candidate* c : order) {
     if (survives(fresh_->sb.array.geometry, missing())) return;
     const uint16_t own = c->sb.role();
-    if (own >= disks() || in_slot(own) || c->sb.replacement) continue;
+    if (own >= disks() || in_slot(own) || c->sb.replacement || c->sb.recovery_offset) continue;
     log_warning("{}: forcing {} into slot {}", o_.name, c->device->name(), own);
     c->slot = c->role = own;
     c->stale = false;

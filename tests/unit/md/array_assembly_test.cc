@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Which devices an array is made of: copies, strangers, members that are out of date, and what can
+// be forced.
+#include <algorithm>
+
+#include "array_rig.h"
+
+namespace volfs::md {
+namespace {
+
+using namespace test;
+
+MemberMetadata on(Rig& rig, size_t disk) {
+  return *must(scan(*rig.faults[disk]));
+}
+
+template <class Change>
+void change(Rig& rig, size_t disk, Change change) {
+  MemberMetadata sb = on(rig, disk);
+  change(sb);
+  must(rig.disks[disk]->write(sb.super_offset, must(encode_superblock(sb))));
+}
+
+std::string refusal(const std::vector<BlockDevice*>& devices, const ArrayOptions& options = {}) {
+  const auto refused = Array::assemble(devices, options);
+  REQUIRE(!refused);
+  return refused.error().text();
+}
+
+std::vector<std::string> names(const Array& array) {
+  std::vector<std::string> list;
+  for (const auto& member : array.status().members) list.push_back(member.device);
+  std::ranges::sort(list);
+  return list;
+}
+
+std::vector<BlockDevice*> some(const Rig& rig, std::initializer_list<size_t> disks) {
+  std::vector<BlockDevice*> list;
+  for (const size_t disk : disks) list.push_back(rig.faults[disk].get());
+  return list;
+}
+
+TEST_CASE("of two copies of a member the one that is out of date is left out") {
+  for (const auto version : {SuperblockVersion::v1_2, SuperblockVersion::v0_90}) {
+    INFO("metadata ", version_name(version));
+    Rig rig({5, 2, 3, 4 * KiB, version});
+    const size_t copy = rig.add_disk();
+    rig.disks[copy]->copy_from(*rig.disks[1]);
+    CHECK(refusal(rig.devices()) ==
+          "md0: disk1 and disk3 are the same member (device 1): one is a copy");
+    // What follows only the one has.
+    Array& array = rig.assemble(some(rig, {0, 1, 2}));
+    const size_t spare = rig.add_disk();
+    must(array.add(*rig.faults[spare]));
+    must(array.remove(rig.name(spare)));
+    const std::vector<std::byte> block(4 * KiB, std::byte{7});
+    for (uint64_t at = 0; at < array.size(); at += 4 * KiB) must(array.write(at, block));
+    must(array.stop());
+    CHECK(on(rig, copy).array.events + 1 < on(rig, 1).array.events);
+    for (const bool first : {true, false}) {
+      rig.array.reset();
+      auto given = some(rig, {0, 1, 2, 3});
+      if (first) std::swap(given[1], given[3]);
+      for (const bool force : {false, true}) {
+        ArrayOptions options;
+        options.read_only = true;
+        options.force = force;
+        Array& again = rig.assemble(given, options);
+        CHECK(names(again) == std::vector<std::string>{"disk0", "disk1", "disk2"});
+        CHECK(again.status().state == ArrayState::active);
+        CHECK(read_bytes(again, 0, 4 * KiB) == block);
+      }
+    }
+  }
+}
+
+TEST_CASE("a member of another array is refused, whatever its slot, and by its name") {
+  Rig rig({1, 0, 2}), other({1, 0, 2});
+  for (size_t disk : {0, 1})
+    change(other, disk, [](MemberMetadata& sb) { sb.array.uuid.bytes.fill(0x33); });
+  for (size_t stranger : {0, 1})
+    CHECK(refusal({rig.faults[0].get(), rig.faults[1].get(), other.faults[stranger].get()})
+              .find("belongs to array 33333333:33333333:33333333:33333333, but disk0 to") !=
+          std::string::npos);
+  // The same name, but other levels, sizes and times: not of one array though the uuid says so.
+  Rig larger({1, 0, 2}, 256 * KiB);
+  CHECK(refusal({rig.faults[0].get(), larger.faults[1].get()}).find("does not match") !=
+        std::string::npos);
+}
+
+TEST_CASE("two members in one slot are refused") {
+  Rig rig({1, 0, 3});
+  change(rig, 2, [](MemberMetadata& sb) { sb.dev_number = 1; });
+  CHECK(refusal(rig.devices()) == "md0: disk2 and disk1 both are slot 1");
+}
+
+TEST_CASE("a member that was left out comes back by the bitmap after a restart") {
+  simulate(2, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    for (const Shape& shape : {Shape{1, 0, 2, 4 * KiB, SuperblockVersion::v1_2, true},
+                               Shape{5, 2, 3, 4 * KiB, SuperblockVersion::v0_90, true},
+                               Shape{10, 0x102, 4, 4 * KiB, SuperblockVersion::v1_0, true}}) {
+      INFO(shape.text());
+      Random random(seed);
+      Rig rig(shape);
+      Array* array = &rig.assemble();
+      ByteModel model(array->size());
+      for (int i = 0; i < 20; ++i) write_random(random, *array, model);
+      no_dirty_bits(*array);
+      must(array->stop());
+      rig.array.reset();
+      auto devices = rig.devices();
+      devices.erase(devices.begin() + 1);
+      array = &rig.assemble(devices);
+      const auto block = random_bytes(random, 4 * KiB);
+      must(array->write(16 * KiB, block));
+      model.write(16 * KiB, block);
+      must(array->stop());
+      rig.array.reset();
+      array = &rig.assemble();  // with it, but it is out of date
+      CHECK(array->status().state == ArrayState::degraded);
+      const uint64_t writes = rig.faults[1]->count(FaultOp::write);
+      must(array->re_add(*rig.faults[1]));
+      REQUIRE(array->wait_sync());
+      CHECK(array->status().state == ArrayState::active);
+      CHECK(rig.faults[1]->count(FaultOp::write) - writes < 20);
+      must_equal(model, *array);
+      must_agree(*array);
+    }
+  });
+}
+
+TEST_CASE("forced, the least stale members fill up, and only as many as it takes") {
+  Rig rig({6, 2, 5});
+  const auto write = [&](std::byte value) {
+    must(rig.array->write(0, std::vector<std::byte>(rig.array->size(), value)));
+  };
+  rig.assemble();
+  write(std::byte{1});
+  must(rig.array->fail("disk0"));
+  write(std::byte{2});
+  must(rig.array->fail("disk1"));
+  write(std::byte{3});
+  must(rig.array->stop());
+  rig.array.reset();
+  ArrayOptions force;
+  force.force = true;
+  const auto left = some(rig, {0, 1, 3, 4});  // disk2 is gone
+  CHECK(refusal(left).find("force would use members that are out of date") != std::string::npos);
+  Array& forced = rig.assemble(left, force);
+  CHECK(names(forced) == std::vector<std::string>{"disk1", "disk3", "disk4"});
+  write(std::byte{4});
+  must(forced.stop());
+  rig.array.reset();
+  // It is one of them now.
+  CHECK(rig.assemble(some(rig, {1, 3, 4})).status().state == ArrayState::degraded);
+  CHECK(read_bytes(*rig.array, 0, rig.array->size()) ==
+        std::vector<std::byte>(rig.array->size(), std::byte{4}));
+}
+
+TEST_CASE("what was never recovered is not forced, nor spares, nor replacements") {
+  Rig rig({5, 2, 3});
+  const auto left = some(rig, {0, 1});
+  for (size_t disk : {0, 2}) change(rig, disk, [](MemberMetadata& sb) { sb.array.events += 9; });
+  ArrayOptions force;
+  force.force = true;
+  const MemberMetadata whole = on(rig, 1);
+  change(rig, 1, [](MemberMetadata& sb) { sb.recovery_offset = 64 * KiB; });
+  CHECK(refusal(left, force).find("too few members") != std::string::npos);
+  change(rig, 1, [&](MemberMetadata& sb) {
+    sb = whole;
+    sb.array.roles[1] = role_spare;
+  });
+  CHECK(refusal(left, force).find("too few members") != std::string::npos);
+  change(rig, 1, [&](MemberMetadata& sb) {
+    sb = whole;
+    sb.replacement = true;
+  });
+  CHECK(refusal(left, force).find("too few members") != std::string::npos);
+  change(rig, 1, [&](MemberMetadata& sb) { sb = whole; });
+  force.read_only = true;
+  CHECK(rig.assemble(left, force).status().state == ArrayState::degraded);
+}
+
+}  // namespace
+}  // namespace volfs::md
