@@ -37,7 +37,11 @@ SPREAD = [
     ("raid10", "n2", 4, 64, "1.2", True, (1,)),
     ("raid10", "f2", 3, 64, "1.2", False, (2,)),
     ("raid10", "o2", 4, 16, "1.0", False, (0,)),
+    # mdadm makes no such ones, the kernel knows them.
+    ("raid10", "n2f2", 4, 64, "1.2", True, (3,)),
+    ("raid10", "n2o2", 4, 16, "1.1", False, (1,)),
     ("raid0", "-", 3, 64, "1.2", False, ()),
+    ("linear", "-", 3, 64, "1.2", False, ()),
 ]
 LAYOUTS = {
     "raid1": ["-"],
@@ -47,7 +51,7 @@ LAYOUTS = {
     "raid6": ["left-asymmetric", "right-asymmetric", "left-symmetric", "right-symmetric", "parity-first",
               "parity-last", "ddf-zero-restart", "ddf-N-restart", "ddf-N-continue", "left-asymmetric-6",
               "right-asymmetric-6", "left-symmetric-6", "right-symmetric-6", "parity-first-6"],
-    "raid10": ["n2", "n3", "f2", "f3", "o2", "o3"],
+    "raid10": ["n2", "n3", "f2", "f3", "o2", "o3", "n2f2", "n2o2"],
 }
 
 
@@ -66,7 +70,7 @@ def cases():
     wanted = os.environ.get("VOLFS_MD_MATRIX", "").split(",")
     if wanted == [""]:
         return SPREAD
-    matrix = [(*case[:4], version, *case[5:]) for case in SPREAD if case[0] == "raid0"
+    matrix = [(*case[:4], version, *case[5:]) for case in SPREAD if case[0] in ("raid0", "linear")
               for version in ("0.90", "1.0", "1.1", "1.2")]
     for level, layouts in LAYOUTS.items():
         disks = 5 if level == "raid6" else 4
