@@ -76,7 +76,7 @@ class Assembler {
   Status continue_merge(const MergeRecord& record, bool read_only);
   bool merge_goes_on(const config::Snapshot& snapshot);
   Status hold_merge(const config::Map& map, dm::MappedDevice& mapped,
-                    std::vector<dm::TableRow> rows, bool read_only);
+                    std::vector<dm::TableRow> rows);
   void start_held_merges();
   void open_overlay();
   Result<Node*> add_internal(const std::string& name, Kind kind,

@@ -31,18 +31,18 @@ std::pair<config::Position, std::string> place_of(const config::Map& map, std::s
 
 // A merge begins with the resume of its table; it must not before the whole definition stands: the
 // origin's other snapshots have their copies then, and a mount that fails has changed nothing.
-// Until then, and in a mount that only reads, there is the snapshot, whose contents are the same.
+// Until then there is the snapshot, whose contents are the same.
 Status Assembler::hold_merge(const config::Map& map, dm::MappedDevice& mapped,
-                             std::vector<dm::TableRow> rows, bool read_only) {
+                             std::vector<dm::TableRow> rows) {
   const std::vector<dm::TableRow> merge = rows;
   rows.front().type = "snapshot";
-  VOLFS_TRY(mapped.load(rows, resolver(), load_options(read_only)));
+  VOLFS_TRY(mapped.load(rows, resolver(), load_options(false)));
   VOLFS_TRY(mapped.resume());
   SnapshotState state;
   read_status(mapped, state);
   if (state.state == "invalid")  // there is nothing to merge: it is the origin
-    return mapped.load(merge, resolver(), load_options(read_only));
-  if (!read_only) held_merges_.push_back({&map, &mapped, merge});
+    return mapped.load(merge, resolver(), load_options(false));
+  held_merges_.push_back({&map, &mapped, merge});
   return {};
 }
 
@@ -77,8 +77,8 @@ void Assembler::build(const config::Map& map) {
   const bool read_only = engine_->read_only() || map.readonly.value;
   if (auto loaded = mapped.load(*rows, resolve, load_options(read_only)); !loaded)
     return refuse(loaded.error());
-  if (rows->size() == 1 && rows->front().type == "snapshot-merge") {
-    if (auto held = hold_merge(map, mapped, *rows, read_only); !held) return refuse(held.error());
+  if (!read_only && rows->size() == 1 && rows->front().type == "snapshot-merge") {
+    if (auto held = hold_merge(map, mapped, *rows); !held) return refuse(held.error());
   }
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
   Node* const node = add(map.name, Kind::map, std::move(owned), map.hidden.value);

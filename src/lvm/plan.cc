@@ -281,6 +281,10 @@ Status Planner::build(uint32_t lv, std::string_view layer) {
     if (merging != snapshots_[lv].end()) {
       const Segment& link = group_.lvs[*merging].segments[0];
       VOLFS_TRY_ASSIGN(const std::string cow, device(*link.cow, "cow"));
+      // The merge begins at once, and the others must have copies of what it overwrites. What fails
+      // of them is told where they are decided themselves.
+      for (uint32_t other : snapshots_[lv])
+        if (other != *merging) (void)device(*group_.lvs[other].segments[0].cow);
       row("snapshot-merge", fmt::format("{} {} P {}", real, cow, link.chunk_size / sector_size),
           group_.size_of(lv));
     } else {

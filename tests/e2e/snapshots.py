@@ -368,6 +368,11 @@ def test_no_merge_of_a_map_begins_before_all_snapshots_are_there(t):
     broken = t.define(merge_first + "  broken: {table: 0 65536 linear disk0 8}\n", "broken.yaml")
     holds("broken" in stderr_of(lab.VOLFS, "mount", broken, t.mnt), "message")
     holds((t.path / "disk0.img").read_bytes() == old, "the origin after a mount that failed")
+    t.mount(t.define(merge_first.replace("hidden: true", "hidden: true, readonly: true"), "ro.yaml"), options=["ro"])
+    equal(device(t, "merged")["map"]["table"].split()[2], "snapshot-merge", "table of a mount that only reads")
+    holds(status_words(t, "merged")[0] != "Merge", "a merge in a mount that only reads")
+    holds(content_of(t.mnt / "merged") == shown, "what a mount that only reads shows")
+    t.umount()
     for mount in ("the whole", "apply"):
         for name, data in zip(("disk0.img", "before.cow", "later.cow"), kept):
             (t.path / name).write_bytes(data)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // snapshot-merge <origin> <cow> <P|PO> <chunk sectors> [features]: what the snapshot shows, while
-// its chunks are moved into the origin from the first resume on; it takes the place of the
+// its chunks are moved into the origin from the first resume on, unless the table is read-only; it
+// takes the place of the
 // origin's snapshot-origin. Other snapshots of the origin get their copies. When the status says
 // that what is allocated is metadata only, it can be replaced by the origin. A snapshot that is
 // invalid is not merged: this is the origin then. Discards are dropped.
@@ -46,7 +47,9 @@ void MergeTarget::resume() {
   start();
 }
 
+// A table that may not write shows the same without.
 void MergeTarget::start() {
+  if (read_only()) return;
   if (auto started = merge_.start(); !started) snapshot().merge_failed(started.error());
 }
 

@@ -94,6 +94,26 @@ TEST_CASE("devices stand behind those they use, and each is there once") {
   }
 }
 
+TEST_CASE(
+    "a merge comes after the origin's other snapshots, which need copies of what it overwrites") {
+  const VolumeGroup group = group_of("merging");
+  size_t merges = 0, others = 0;
+  std::set<std::string> origins;
+  for (const PlannedDevice& device : activation_plan(group, devices_of(group)).devices)
+    for (const TableRow& row : device.table) {
+      const std::string origin = row.params.substr(0, row.params.find(' '));
+      if (row.type == "snapshot-merge") {
+        ++merges;
+        origins.insert(origin);
+      }
+      if (row.type != "snapshot") continue;
+      ++others;
+      CHECK_MESSAGE(!origins.contains(origin), device.name);
+    }
+  CHECK(merges > 0);
+  CHECK(others > 0);
+}
+
 TEST_CASE("with a PV missing the activation mode decides, as in lvm2") {
   const VolumeGroup group = group_of("missing");
   for (const auto& [mode, name] : {std::pair(ActivationMode::degraded, "degraded"),
