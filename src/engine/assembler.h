@@ -74,7 +74,7 @@ class Assembler {
   Result<Node*> add_snapshot(const config::Snapshot& snapshot, BlockDevice& origin, bool read_only);
   void continue_merges();
   Status continue_merge(const MergeRecord& record, bool read_only);
-  bool merge_goes_on(const config::Snapshot& snapshot);
+  bool merge_goes_on(const config::Snapshot& snapshot, Node& store);
   Status hold_merge(const config::Map& map, dm::MappedDevice& mapped,
                     std::vector<dm::TableRow> rows);
   void start_held_merges();

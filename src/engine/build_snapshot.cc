@@ -40,21 +40,36 @@ std::vector<std::string> words_of(const config::Snapshot& snapshot) {
 
 // An earlier mount began to merge the snapshot: there is no other right view of the origin than
 // with the rest of the snapshot laid over it.
-bool Assembler::merge_goes_on(const config::Snapshot& snapshot) {
-  if (!snapshot.cow_image ||
-      !Snapshots::merge_was_begun(resolve_path(options_.directory, snapshot.cow_image->path.value)))
-    return false;
+bool Assembler::merge_goes_on(const config::Snapshot& snapshot, Node& store) {
+  const auto* image = dynamic_cast<const FileImage*>(store.device.get());
+  if (!image) return false;
+  const std::string marker = marker_of(image->path());
+  auto record = read_record(marker);
+  if (!record && record.error().code() == ENOENT) return false;
+  const auto refuse = [&](const std::string& what) {
+    report(
+        snapshot.name.at,
+        fmt::format("{}: {}: {}", snapshot.name.value, what,
+                    "where a merge was begun, what it was begun with must be there again; to have "
+                    "snapshot and origin as they are now, remove " +
+                        marker));
+    return true;
+  };
+  if (!record) return refuse(record.error().text());
+  const bool renamed = record->origin != snapshot.origin.value;
+  if (!snapshot.persistent.value) return refuse("it was being merged, and is not persistent now");
   log_info("{}: is being merged into {}; that goes on", snapshot.name.value, snapshot.origin.value);
-  const MergeRecord record{
-      .snapshot = snapshot.name.value,
-      .origin = snapshot.origin.value,
-      .store = resolve_path(options_.directory, snapshot.cow_image->path.value),
-      .kind = snapshot.overflow.value ? "PO" : "P",
-      .chunk_size = snapshot.chunk_size.value};
-  auto goes_on =
-      engine_->snapshots().continue_merge(record, true, engine_->read_only() || options_.probe);
+  record->snapshot = snapshot.name.value;
+  record->store = image->path();
+  record->made = false;
+  Status goes_on =
+      renamed ? fail(Error::make(ESTALE, fmt::format("the origin was {} and is {}", record->origin,
+                                                     snapshot.origin.value)))
+              : engine_->snapshots().continue_merge(*record, store, true,
+                                                    engine_->read_only() || options_.probe);
   if (!goes_on)
-    report(snapshot.name.at, fmt::format("{}: {}", snapshot.name.value, goes_on.error().text()));
+    refuse(fmt::format("it was being merged into {}, and that cannot go on: {}", record->origin,
+                       goes_on.error().text()));
   return true;
 }
 
@@ -83,22 +98,39 @@ void Assembler::continue_merges() {
   const std::string overlay = engine_->overlay_ ? engine_->overlay_->directory() : "";
   const std::string definition = std::filesystem::path(definition_.file_name).filename();
   const bool read_only = engine_->read_only() || options_.probe;
-  for (const MergeRecord& record : read_records(options_.directory, definition, overlay)) {
+  const FoundRecords found = read_records(options_.directory, definition, overlay);
+  for (const std::string& text : found.foreign) warn(text);
+  for (const Error& error : found.broken) report({}, error.text());
+  for (const MergeRecord& record : found.records) {
+    const std::string path = record_of(options_.directory, record.snapshot);
+    if (record.merged) {
+      if (read_only) continue;
+      if (auto gone = engine_->snapshots().forget_merged(record); !gone)
+        warn(fmt::format("{}: was merged, and its rest cannot be removed: {}", record.snapshot,
+                         gone.error().text()));
+      continue;
+    }
     if (std::ranges::any_of(definition_.snapshots, [&](const config::Snapshot& snapshot) {
           return snapshot.name.value == record.snapshot;
         }))
       continue;
     if (!engine_->graph().find(record.origin)) {
-      warn(fmt::format("{}: {} was being merged into it, and it is not there: {} remains",
-                       record.origin, record.snapshot,
-                       record_of(options_.directory, record.snapshot)));
+      const std::string text = fmt::format("{}: {} was being merged into it, and it is not there",
+                                           record.origin, record.snapshot);
+      // What is there under another name is neither what it was nor what it will be.
+      if (engine_->snapshots().has_ground_of(record))
+        report({},
+               fmt::format("{}, but what it lay on is; give it its name until the merge is done, "
+                           "or, to have it as it is now, remove {}",
+                           text, path));
+      else
+        warn(fmt::format("{}: {} remains", text, path));
       continue;
     }
     if (auto goes_on = continue_merge(record, read_only); !goes_on)
       report({}, fmt::format("{}: {} was being merged into it, and that cannot go on: {} ({} tells "
                              "of it)",
-                             record.origin, record.snapshot, goes_on.error().text(),
-                             record_of(options_.directory, record.snapshot)));
+                             record.origin, record.snapshot, goes_on.error().text(), path));
   }
   if (!problems_.empty()) return;
   if (auto started = engine_->snapshots().start_merges(); !started)
@@ -112,9 +144,9 @@ Status Assembler::continue_merge(const MergeRecord& record, bool read_only) {
   if (!mount_read_only()) {
     VOLFS_TRY(check_overlap(engine_->graph(), *image));
   }
-  VOLFS_TRY(add_internal(name, Kind::image, std::move(image)));
+  VOLFS_TRY_ASSIGN(Node* const store, add_internal(name, Kind::image, std::move(image)));
   log_info("{}: is being merged into {}; that goes on", record.snapshot, record.origin);
-  return engine_->snapshots().continue_merge(record, false, read_only);
+  return engine_->snapshots().continue_merge(record, *store, false, read_only);
 }
 
 void Assembler::build(const config::Snapshot& snapshot) {
@@ -135,7 +167,7 @@ void Assembler::build(const config::Snapshot& snapshot) {
   } else if (!device(snapshot.cow_device)) {
     return;
   }
-  if (merge_goes_on(snapshot)) return;
+  if (merge_goes_on(snapshot, *engine_->graph().find(cow_name(snapshot)))) return;
   const bool read_only = engine_->read_only() || snapshot.readonly.value;
   const auto node = add_snapshot(snapshot, *origin, read_only);
   if (!node)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Merging a snapshot back into its origin, over the end of a mount if need be.
 #include <fmt/format.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -24,7 +24,11 @@
 namespace volfs::engine {
 std::string SnapshotNode::path() const {
   const auto* image = dynamic_cast<const FileImage*>(store->device.get());
-  return image ? image->path() : "";
+  return image && image->start() == 0 ? image->path() : "";
+}
+
+bool SnapshotNode::owns_store() const {
+  return store->internal || store->name == node->name + "-cow";
 }
 
 Result<SnapshotNode> find_snapshot(const Graph& graph, std::string_view name) {
@@ -124,12 +128,15 @@ Status Snapshots::merge(std::string_view name) {
   VOLFS_TRY(take_off_catalog(*engine_.catalog_, engine_.graph_, *found.node));
   const std::string snapshot(name);
   const bool defined = !taken_.contains(snapshot);
-  const Store store{.name = found.store->name, .path = path, .made = made_.contains(path)};
-  Status done = note_merge(found, *origin.pin, path, defined);
-  if (done) done = origin.top->suspend({.deadline = now() + suspend_patience});
+  const Store store{.name = found.store->name,
+                    .path = path,
+                    .made = made_.contains(path),
+                    .own = found.owns_store()};
+  Status done = origin.top->suspend({.deadline = now() + suspend_patience});
   if (done) {
     (void)found.map->suspend();
-    done = show_merge(origin, *found.below.store, found.kind, found.chunk_sectors);
+    done = note_merge(found, origin, path, defined);
+    if (done) done = show_merge(origin, *found.below.store, found.kind, found.chunk_sectors);
     if (!done) origin.top->clear();
     if (auto resumed = origin.top->resume(); !resumed && done) {
       done = std::move(resumed);
@@ -141,37 +148,100 @@ Status Snapshots::merge(std::string_view name) {
     (void)found.map->resume();
     auto again = engine_.catalog_->add(snapshot, *found.map);
     if (again) found.node->volume = *again;
-    (void)note_merged(snapshot, path);
+    (void)note_merged(snapshot, store, false);
     return in(name, std::move(done));
   }
   remove_node(snapshot);
   return register_merge(snapshot, std::move(origin), store, defined);
 }
 
-// From now on a mount goes on with the merge.
-Status Snapshots::note_merge(const SnapshotNode& found, const Node& origin, const std::string& path,
-                             bool defined) const {
-  VOLFS_TRY(replace_file(marker_of(path), ""));
-  if (defined) return {};
-  return write_record(engine_.directory_,
-                      {.definition = std::filesystem::path(engine_.source_).filename(),
-                       .overlay = engine_.overlay_ ? engine_.overlay_->directory() : "",
-                       .snapshot = found.node->name,
-                       .origin = origin.name,
-                       .store = std::filesystem::absolute(path),
-                       .kind = found.kind,
-                       .chunk_size = found.chunk_sectors * sector_size,
-                       .made = made_.contains(path)});
+// Adds what NODE is or lies on: what has a uuid is known by that, whatever it lies on.
+void Snapshots::find_ground(const BlockDevice& device, std::vector<std::string>& out) const {
+  const Node* const node = engine_.graph_.find(device);
+  if (node && !node->uuid.empty()) {
+    out.push_back("uuid " + node->uuid);
+  } else if (const auto* image = dynamic_cast<const FileImage*>(&device)) {
+    out.push_back("image " + std::filesystem::absolute(image->path()).lexically_normal().native());
+  } else {
+    device.for_each_below([&](BlockDevice& below) { find_ground(below, out); });
+  }
 }
 
-// The record goes last: with it alone the merge, of nothing by now, can go on.
-bool Snapshots::note_merged(const std::string& name, const std::string& path) const {
-  for (const std::string& file : {marker_of(path), record_of(engine_.directory_, name)})
-    if (auto removed = remove_file(file); !removed) {
-      log_error("{}", removed.error().text());
-      return false;
-    }
-  return true;
+bool Snapshots::has_ground_of(const MergeRecord& record) const {
+  std::vector<std::string> there;
+  for (const Node* node : engine_.graph_.nodes()) find_ground(*node->device, there);
+  return std::ranges::any_of(record.stands_on, [&](const std::string& each) {
+    return std::ranges::find(there, each) != there.end();
+  });
+}
+
+// What a merge of the snapshot in STORE into the origin is known by.
+Result<MergeRecord> Snapshots::describe_merge(const Origin& origin, BlockDevice& store) const {
+  VOLFS_TRY_ASSIGN(const dm::StoreInfo info, dm::inspect_store(store));
+  if (info.kind != dm::StoreInfo::Kind::store || !info.valid)
+    return fail(Error::make(
+        EUCLEAN, fmt::format("{}: {}", store.name(),
+                             info.kind == dm::StoreInfo::Kind::store ? "is marked invalid"
+                                                                     : "holds no snapshot store")));
+  MergeRecord record{.definition = std::filesystem::path(engine_.source_).filename(),
+                     .overlay = engine_.overlay_ ? engine_.overlay_->directory() : "",
+                     .origin = origin.pin->name,
+                     .chunk_size = info.chunk_size,
+                     .origin_size = origin.top->size(),
+                     .store_size = store.size(),
+                     .first_old = info.first_old,
+                     .first_new = info.first_new};
+  if (origin.pin->uuid.empty())
+    find_ground(*origin.real, record.stands_on);
+  else
+    record.stands_on.push_back("uuid " + origin.pin->uuid);
+  std::ranges::sort(record.stands_on);
+  const auto twice = std::ranges::unique(record.stands_on);
+  record.stands_on.erase(twice.begin(), twice.end());
+  return record;
+}
+
+// From now on a mount goes on with the merge. Nothing writes to the origin.
+Status Snapshots::note_merge(const SnapshotNode& found, const Origin& origin,
+                             const std::string& path, bool defined) const {
+  VOLFS_TRY_ASSIGN(MergeRecord record, describe_merge(origin, *found.below.store));
+  record.snapshot = found.node->name;
+  record.store = std::filesystem::absolute(path);
+  record.kind = found.kind;
+  record.made = made_.contains(path);
+  VOLFS_TRY(write_record(marker_of(path), record));
+  if (defined) return {};
+  return write_record(record_of(engine_.directory_, record.snapshot), record);
+}
+
+// A store that was made goes, and the record last: until then it says what the file is. Wherever
+// this is interrupted, the next mount ends it.
+Status Snapshots::note_merged(const std::string& name, const Store& store, bool drop) const {
+  const std::string path = record_of(engine_.directory_, name);
+  auto record = read_record(path);
+  if (!record && record.error().code() != ENOENT) return fail(std::move(record.error()));
+  const bool goes = drop && record && store.made;
+  if (goes) {
+    record->merged = true;
+    VOLFS_TRY(write_record(path, *record));
+  }
+  VOLFS_TRY(remove_file(marker_of(store.path)));
+  if (goes) VOLFS_TRY(remove_file(store.path));
+  return record ? remove_file(path) : Status();
+}
+
+Status Snapshots::forget_merged(const MergeRecord& record) const {
+  bool ours = false;
+  {
+    const auto image = FileImage::open("merged", record.store, {.read_only = true});
+    if (!image && image.error().code() == EBUSY) return fail(Error(image.error()));
+    const auto info = image ? dm::inspect_store(**image) : dm::StoreInfo{};
+    ours = info && info->kind == dm::StoreInfo::Kind::store && info->valid &&
+           info->first_new == 0 && (*image)->size() == record.store_size;
+  }
+  log_info("{}: was merged into {}; {}", record.snapshot, record.origin,
+           ours ? record.store + " goes" : "nothing is left of it");
+  return note_merged(record.snapshot, {.path = record.store, .made = ours && record.made}, true);
 }
 
 Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
@@ -226,9 +296,9 @@ void Snapshots::finish(Merge& merge) {
   settle(*merge.origin, *merge.top, *merge.real);
   if (auto resumed = merge.top->resume(); !resumed) log_error("{}", resumed.error().text());
   if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
-  // Before the file goes: a mount that was told to go on with the merge could not, without it.
-  if (!note_merged(merge.name, merge.store.path)) merge.store.made = false;
-  drop_store(merge.store);
+  if (merge.store.own) remove_node(merge.store.name);
+  if (auto noted = note_merged(merge.name, merge.store, true); !noted)
+    log_error("{}", noted.error().text());
   made_.erase(merge.store.path);
   merge.pin.reset();
   const std::lock_guard lock(merges_mutex_);
@@ -236,21 +306,19 @@ void Snapshots::finish(Merge& merge) {
   merges_changed_.notify_all();
 }
 
-bool Snapshots::merge_was_begun(const std::string& store_path) {
-  return ::access(marker_of(store_path).c_str(), F_OK) == 0;
-}
-
-Status Snapshots::continue_merge(const MergeRecord& record, bool defined, bool read_only) {
+Status Snapshots::continue_merge(const MergeRecord& record, Node& store, bool defined,
+                                 bool read_only) {
   const Turn turn(*this);
   VOLFS_TRY_ASSIGN(Origin origin, locate(record.origin));
-  Node* const store = engine_.graph_.find(record.snapshot + "-cow");
   if (!origin.real) {
     VOLFS_TRY(origin.top->suspend());
     VOLFS_TRY(lower_table(origin));
   }
+  VOLFS_TRY_ASSIGN(const MergeRecord present, describe_merge(origin, *store.device));
+  VOLFS_TRY(check_record(record, present));
   // As the snapshot shows it, for now: other snapshots of the origin may be yet to come, and must
   // have their copies of what the merge overwrites.
-  VOLFS_TRY(load_over(*origin.top, "snapshot", {origin.real, store->device.get()},
+  VOLFS_TRY(load_over(*origin.top, "snapshot", {origin.real, store.device.get()},
                       snapshot_words(record.kind, record.chunk_size / sector_size),
                       {.size = origin.top->size(),
                        .read_only = read_only || origin.top->read_only(),
@@ -261,8 +329,11 @@ Status Snapshots::continue_merge(const MergeRecord& record, bool defined, bool r
   auto merge = std::make_unique<Waiting>(
       Waiting{.name = record.snapshot,
               .origin = std::move(origin),
-              .store = {.name = store->name, .path = record.store, .made = record.made},
-              .device = store->device.get(),
+              .store = {.name = store.name,
+                        .path = record.store,
+                        .made = record.made,
+                        .own = store.internal || store.name == record.snapshot + "-cow"},
+              .device = store.device.get(),
               .kind = record.kind,
               .chunk_sectors = record.chunk_size / sector_size,
               .defined = defined});

@@ -56,8 +56,10 @@ struct SnapshotNode {
   Node* store = nullptr;
   std::string kind;            // "P", "PO" or "N"
   uint64_t chunk_sectors = 0;  // as the store says
-  // The store's file; empty if it is none.
+  // The store's file; empty if it is none, or not of its own.
   std::string path() const;
+  // Whether the store is there for the snapshot only, and not an image with a name.
+  bool owns_store() const;
 };
 // ENOENT, EINVAL.
 Result<SnapshotNode> find_snapshot(const Graph& graph, std::string_view name);

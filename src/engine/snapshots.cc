@@ -117,21 +117,28 @@ Result<Snapshots::Store> Snapshots::open_store(const SnapshotRequest& request,
   Store store{.name = request.name + "-cow", .path = request.store};
   if (engine_.graph_.find(store.name))
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", store.name)));
+  const uint64_t size =
+      request.size != 0 ? request.size : dm::full_store_size(origin_size, request.chunk_size);
   struct stat status{};
   if (::stat(store.path.c_str(), &status) != 0) {
     if (errno != ENOENT) return fail_sys(errno, store.path);
-    const uint64_t size =
-        request.size != 0 ? request.size : dm::full_store_size(origin_size, request.chunk_size);
     VOLFS_TRY(create_image(store.path, size));
     store.made = true;
+  } else if (S_ISREG(status.st_mode) && status.st_size == 0) {
+    VOLFS_TRY(size_empty_image(store.path, size));
   }
   const auto open = [&]() -> Status {
     VOLFS_TRY_ASSIGN(auto image, FileImage::open(store.name, store.path, {}));
     VOLFS_TRY(check_overlap(engine_.graph_, *image));
     VOLFS_TRY_ASSIGN(const dm::StoreInfo info, dm::inspect_store(*image));
     if (info.kind == dm::StoreInfo::Kind::store)
-      return fail(Error::make(EEXIST, store.path + ": holds the store of a snapshot already; "
-                                                   "expected a new or an empty file"));
+      return fail(Error::make(
+          EEXIST, fmt::format("{}: holds the store of a snapshot already, {}; expected a new or an "
+                              "empty file",
+                              store.path,
+                              !info.valid           ? "which is invalid: nothing can be had from it"
+                              : info.first_new == 0 ? "an empty one"
+                                                    : "which shows it with its origin only")));
     VOLFS_TRY_ASSIGN(const auto signatures, probe_signatures(store.path));
     if (info.kind != dm::StoreInfo::Kind::blank || !signatures.empty())
       return fail(Error::make(
@@ -333,7 +340,7 @@ Status Snapshots::remove(std::string_view name) {
   if (!path.empty())
     if (auto removed = remove_file(marker_of(path)); !removed)
       log_error("{}", removed.error().text());
-  const bool own_store = found.store->internal || store.name == fmt::format("{}-cow", name);
+  const bool own_store = found.owns_store();
   remove_node(std::string(name));
   if (own_store) drop_store(store);
   made_.erase(path);

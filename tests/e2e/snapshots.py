@@ -456,7 +456,7 @@ def test_a_marker_left_behind_merges_no_other_snapshot(t):
 
 
 def test_a_merge_is_done_before_its_store_goes(t):
-    """Else a daemon killed between them leaves a record of a merge that cannot go on."""
+    """And the record last, which says that it is done: a daemon killed between them leaves no file that nobody knows."""
     live(t)
     snapshot("create", t.mnt / "s", "--origin", "data")
     write_at_once(t.mnt / "data", {0: b"x" * 4 * KiB})
@@ -470,7 +470,7 @@ def test_a_merge_is_done_before_its_store_goes(t):
         length = int.from_bytes(text[12:16], "little")
         names.append(text[16:16 + length].rstrip(b"\0").decode())
         text = text[16 + length:]
-    equal(names, ["s.cow.merging", "s.merging", "s.cow"], "what went, in its order")
+    equal(names, ["s.cow.merging", "s.cow", "s.merging"], "what went, in its order")
 
 
 def runs(pid):

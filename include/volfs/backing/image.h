@@ -98,5 +98,8 @@ class FileImage final : public BlockDevice {
 // Makes a sparse file of SIZE bytes, mode 0600 less the umask. EEXIST if there is anything at
 // PATH; EINVAL if SIZE is no multiple of 512 or 0. Leaves nothing behind when it fails.
 Status create_image(const std::string& path, uint64_t size);
+// Gives an empty file a size, sparse. EEXIST if it is not empty, or no regular file; EINVAL as
+// above.
+Status size_empty_image(const std::string& path, uint64_t size);
 
 }  // namespace volfs

@@ -61,6 +61,8 @@ struct StoreInfo {
   bool valid = false;
   uint32_t version = 0;
   uint64_t chunk_size = 0;  // bytes, as written there: unchecked
+  // Of a valid store: the exception that was recorded first, and is merged last; 0 and 0: none.
+  uint64_t first_old = 0, first_new = 0;  // chunks
 };
 Result<StoreInfo> inspect_store(BlockDevice& device);
 // Marks the store invalid, durably, as a full one would be. Nobody uses it. Nothing if DEVICE holds

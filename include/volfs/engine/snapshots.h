@@ -80,12 +80,15 @@ class Snapshots {
   // EBUSY if NODE is an origin that has snapshots. The caller holds the engine's structure lock.
   Status check_removable(const Node& node) const;
 
-  // For the assembly: the origin's map shows from now on what the snapshot does, over the device
-  // NAME-cow, which is there; unless READ_ONLY the merge goes on with start_merges(), to be called
-  // once all snapshots are there. DEFINED: the definition has the snapshot.
-  Status continue_merge(const MergeRecord& record, bool defined, bool read_only);
+  // For the assembly: the origin's map shows from now on what the snapshot in STORE does; unless
+  // READ_ONLY the merge goes on with start_merges(), to be called once all snapshots are there.
+  // DEFINED: the definition has the snapshot. ESTALE: these are not the devices of RECORD.
+  Status continue_merge(const MergeRecord& record, Node& store, bool defined, bool read_only);
   Status start_merges();
-  static bool merge_was_begun(const std::string& store_path);
+  // Whether a device is there that the origin of RECORD was or lay on.
+  bool has_ground_of(const MergeRecord& record) const;
+  // Removes what is left of a merge that was done.
+  Status forget_merged(const MergeRecord& record) const;
 
   // Ends background work. A merge of a snapshot that no definition knows is carried to its end; the
   // others go on at the next mount.
@@ -101,7 +104,8 @@ class Snapshots {
   };
   struct Store {
     std::string name, path;
-    bool made = false;
+    bool made = false;  // by create()
+    bool own = true;    // the device is there for the snapshot only
   };
   struct Merge {
     Node* origin = nullptr;  // stays: it is pinned
@@ -136,9 +140,12 @@ class Snapshots {
   Status show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
                     uint64_t chunk_sectors);
   Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
-  Status note_merge(const SnapshotNode& found, const Node& origin, const std::string& path,
+  void find_ground(const BlockDevice& device, std::vector<std::string>& out) const;
+  Result<MergeRecord> describe_merge(const Origin& origin, BlockDevice& store) const;
+  Status note_merge(const SnapshotNode& found, const Origin& origin, const std::string& path,
                     bool defined) const;
-  bool note_merged(const std::string& name, const std::string& path) const;
+  // DROP: the store's file goes, if it was made.
+  Status note_merged(const std::string& name, const Store& store, bool drop) const;
   Status check_unused(const Node& origin, const BlockDevice& top) const;
   void forget_merge(std::string_view name);
   void watch(Merge& merge);

@@ -65,6 +65,16 @@ Result<StoreInfo> inspect_store(BlockDevice& device) {
   info.valid = header.valid != 0;
   info.version = header.version;
   info.chunk_size = uint64_t{header.chunk_sectors} * sector_size;
+  const bool readable = info.kind == StoreInfo::Kind::store && info.valid &&
+                        check_chunk_size(info.chunk_size, device.logical_block()) &&
+                        device.size() >= 2 * info.chunk_size;
+  if (!readable) return info;
+  VOLFS_TRY(device.read(StoreGeometry{info.chunk_size}.area_chunk(0) * info.chunk_size, first));
+  DiskException exception;
+  std::memcpy(&exception, first.data(), sizeof exception);
+  if (exception.new_chunk == 0) return info;
+  info.first_old = exception.old_chunk;
+  info.first_new = exception.new_chunk;
   return info;
 }
 
