@@ -293,7 +293,8 @@ void MountedServer::stop() {
 bool MountedServer::wait_ready(int ended_fd) {
   pollfd fds[3] = {{ready_fd_, POLLIN, 0}, {ended_fd, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
   while (poll(fds, 3, -1) < 0 && errno == EINTR) continue;
-  return (fds[0].revents & POLLIN) != 0;
+  // The load, for what was done before it was stored is looked at next.
+  return (fds[0].revents & POLLIN) != 0 && init_sent_.load(std::memory_order_acquire);
 }
 
 void MountedServer::wait_end(int ended_fd) {
