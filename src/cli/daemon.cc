@@ -14,6 +14,8 @@
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <system_error>
 
 #include "accounts.h"
 #include "cli.h"
@@ -82,14 +84,42 @@ class Launch {
     fd_ = -1;
     return told;
   }
+  // Whether somebody has a mount.
+  bool mounted() const { return mounted_; }
+  void set_mounted() { mounted_ = true; }
   void set(int fd) { fd_ = fd; }
   bool detached() const { return detached_; }
   void detach() { detached_ = true; }
 
  private:
   int fd_ = -1;
-  bool detached_ = false;
+  bool detached_ = false, mounted_ = false;
 };
+
+// As long as one lives the user's wish to end waits.
+class Uninterrupted {
+ public:
+  Uninterrupted() {
+    sigset_t ends;
+    sigemptyset(&ends);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&ends, signal);
+    pthread_sigmask(SIG_BLOCK, &ends, &before_);
+  }
+  ~Uninterrupted() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  Uninterrupted(const Uninterrupted&) = delete;
+  Uninterrupted& operator=(const Uninterrupted&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+// A directory where large files that outlive a restart belong.
+Result<std::string> private_directory() {
+  const char* const chosen = std::getenv("TMPDIR");
+  std::string path = fmt::format("{}/volfs-rescue-XXXXXX", chosen && *chosen ? chosen : "/var/tmp");
+  if (!mkdtemp(path.data())) return fail_sys(errno, path);
+  return path;
+}
 
 // Leaves the terminal: messages go to the system's log from here on.
 void leave_terminal() {
@@ -196,10 +226,9 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
       if (request.verbosity > 0) log_info("requests come by {}", (*server)->transport_text());
       if (launch.detached()) leave_terminal();
       notify_service_manager("READY=1");
-      if (!launch.tell(exit_done)) {
-        log_warning("whoever asked for the mount has gone: it ends");
-        (*server)->stop();
-      }
+      if (launch.tell(exit_done)) return launch.set_mounted();
+      log_warning("whoever asked for the mount has gone: it ends");
+      (*server)->stop();
     });
   }
   notify_service_manager("STOPPING=1");
@@ -212,6 +241,15 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
   if (report >= 0 && write(report, word.data(), word.size()) < 0)
     log_warning("report: {}", strerror(errno));
   return last ? exit_done : exit_failed;
+}
+
+int serve_and_clean_up(const MountRequest& request, const Sources& sources, Launch& launch) {
+  const int status = serve(request, sources, launch);
+  if (request.private_overlay && !launch.mounted()) {
+    std::error_code ignored;
+    std::filesystem::remove_all(request.options.overlay, ignored);
+  }
+  return status;
 }
 
 // Waits until the daemon says how the mount went.
@@ -252,22 +290,35 @@ int mount_sources(MountRequest request, const Sources& sources) {
   if (!request.options.overlay.empty())
     request.options.overlay = std::filesystem::absolute(request.options.overlay).string();
   if (request.verbosity > 1 || request.options.debug) log_level(LogLevel::debug);
+  std::array<int, 2> ends{};
+  if (!request.foreground && pipe2(ends.data(), O_CLOEXEC) != 0) {
+    say(fmt::format("pipe: {}", strerror(errno)));
+    return exit_failed;
+  }
+  // Until there is a process that takes the directory away again.
+  std::optional<Uninterrupted> uninterrupted;
+  if (request.private_overlay) {
+    uninterrupted.emplace();
+    auto directory = private_directory();
+    if (!directory) {
+      say(directory.error().text());
+      return exit_failed;
+    }
+    request.options.overlay = std::filesystem::absolute(*directory).string();
+  }
   Launch launch;
   if (request.foreground) {
     if (under_service_manager()) log_to(LogSink::journal);
-    return serve(request, sources, launch);
-  }
-  std::array<int, 2> ends{};
-  if (pipe2(ends.data(), O_CLOEXEC) != 0) {
-    say(fmt::format("pipe: {}", strerror(errno)));
-    return exit_failed;
+    return serve_and_clean_up(request, sources, launch);
   }
   // No thread runs yet, so the child may do anything.
   const pid_t child = fork();
   if (child < 0) {
     say(fmt::format("fork: {}", strerror(errno)));
+    if (request.private_overlay) std::filesystem::remove(request.options.overlay);
     return exit_failed;
   }
+  uninterrupted.reset();
   if (child > 0) {
     close(ends[1]);
     return wait_for_launch(child, ends[0]);
@@ -279,7 +330,7 @@ int mount_sources(MountRequest request, const Sources& sources) {
   setsid();
   launch.set(ends[1]);
   launch.detach();
-  const int status = serve(request, sources, launch);
+  const int status = serve_and_clean_up(request, sources, launch);
   launch.tell(status);
   fflush(nullptr);
   // Destructors of the parent's copies are its own affair.

@@ -16,6 +16,8 @@ struct MountRequest {
   MountOptions options;
   bool foreground = false;
   bool frozen = false;  // arrays start no sync
+  // All that is written goes to an overlay in a new directory, which goes again if the mount fails.
+  bool private_overlay = false;
   int verbosity = 0;
 };
 

@@ -2,11 +2,8 @@
 #include "rescue.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -36,14 +33,6 @@ struct Report {
   json status;  // of the mount
   std::string mountpoint, overlay;
 };
-
-// A directory of our own, where large files that outlive a restart belong.
-Result<std::string> private_directory() {
-  const char* const chosen = std::getenv("TMPDIR");
-  std::string path = fmt::format("{}/volfs-rescue-XXXXXX", chosen && *chosen ? chosen : "/var/tmp");
-  if (!mkdtemp(path.data())) return fail_sys(errno, path);
-  return path;
-}
 
 // Those that can be looked at, each file once; the others are put on the list.
 std::vector<std::string> readable(const std::vector<std::string>& paths,
@@ -235,24 +224,14 @@ int rescue(MountRequest request, bool as_json) {
   report.scan = std::move(*scan);
   if (!as_json) print_found(report);
   if (const int found = check_found(report); found != exit_done) return found;
-  if (own_overlay) {
-    auto directory = private_directory();
-    if (!directory) {
-      complain(directory.error());
-      return exit_failed;
-    }
-    request.options.overlay = *directory;
-  }
+  request.private_overlay = own_overlay;
   Sources sources = sources_of(report.scan);
   for (config::VolumeGroup& group : sources.definition.volume_groups)
     group.activation.value = config::Activation::partial;
   request.options.force = true;
   request.frozen = true;
   std::fflush(stdout);  // before the fork
-  if (const int mounted = mount_sources(request, sources); mounted != exit_done) {
-    if (own_overlay) std::filesystem::remove_all(request.options.overlay);
-    return mounted;
-  }
+  if (const int mounted = mount_sources(request, sources); mounted != exit_done) return mounted;
   const auto target = find_target(request.mountpoint);
   const auto status =
       target ? cli::request(target->mountpoint, {{"request", "status"}}) : fail(target.error());
@@ -262,7 +241,7 @@ int rescue(MountRequest request, bool as_json) {
   }
   report.status = *status;
   report.mountpoint = target->mountpoint;
-  report.overlay = request.options.overlay;
+  report.overlay = status->value("overlay", "");
   if (as_json)
     print_json(report_json(report));
   else

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import shutil
 import signal
 import subprocess
 import time
@@ -251,13 +252,18 @@ def test_who_is_interrupted_gets_no_mount(t):
     """The daemon is not killed by the pipe that nobody reads, and does not stay."""
     _, images = build(t, "raid1", 2)
     t.umount()
+    scratch = t.path / "scratch"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     for moment in range(0, 60, 3):
-        command = subprocess.Popen([lab.VOLFS, "mount", "--rescue", *images, t.mnt, "-o", f"overlay={t.path}/o"],
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = subprocess.Popen([lab.VOLFS, "mount", "--rescue", *images, t.mnt], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moment / 1000)
         command.send_signal(signal.SIGINT)
         if command.wait() == 0:
             t.umount()
+            equal(len(os.listdir(scratch)), 1, "overlays of a mount that was used")
+            shutil.rmtree(scratch)
+            scratch.mkdir()
             continue
         # Either it was told of the mount, and was interrupted in its report; or there is none, in the end.
         lab.wait_until(lambda: not lab.is_mounted(t.mnt) or "nas" in os.listdir(t.mnt), "a mount, or none")
@@ -265,7 +271,10 @@ def test_who_is_interrupted_gets_no_mount(t):
         if lab.is_mounted(t.mnt):
             os.listdir(t.mnt)  # a dead mount would say ENOTCONN
             volfs("umount", t.mnt, status=None)  # it may be going by itself
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(exist_ok=True)
         lab.wait_until(lambda: not lab.is_mounted(t.mnt), "the end of the mount")
+        lab.wait_until(lambda: not os.listdir(scratch), "the end of its overlay")
 
 
 def test_mount_and_umount_in_json(t):
