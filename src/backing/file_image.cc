@@ -20,7 +20,8 @@ struct Range {
   uint64_t length = 0;
 };
 
-Result<Range> find_partition(const ImageFile& file, const std::string& path, unsigned number) {
+Result<Range> find_partition(const ImageFile& file, const std::string& path, unsigned number,
+                             uint64_t size) {
   VOLFS_TRY_ASSIGN(const auto partitions, list_partitions(file.table_fd(), path));
   std::string there;
   for (const Partition& partition : partitions) {
@@ -31,11 +32,11 @@ Result<Range> find_partition(const ImageFile& file, const std::string& path, uns
           fmt::format("{}: partition {}: is an extended partition; the logical ones "
                       "in it are numbered from 5",
                       path, number));
-    if (!range_within(partition.offset, partition.length, file.size()))
+    if (!range_within(partition.offset, partition.length, size))
       return fail_invalid(
           fmt::format("{}: partition {}: {} bytes at {} do not lie in the image of "
                       "{} bytes",
-                      path, number, partition.length, partition.offset, file.size()));
+                      path, number, partition.length, partition.offset, size));
     return Range{partition.offset, partition.length};
   }
   return fail(Error::make(
@@ -45,9 +46,15 @@ Result<Range> find_partition(const ImageFile& file, const std::string& path, uns
 
 Result<Range> find_range(const ImageFile& file, const std::string& path,
                          const ImageOptions& options) {
-  Range range{0, file.size()};
+  const uint64_t size = std::max(file.size(), options.pad);
+  if (size > file.size() && !options.read_only)
+    return fail_invalid(
+        fmt::format("{}: ends at {}, before the {} that it is taken for: expected "
+                    "that it is only read",
+                    path, file.size(), size));
+  Range range{0, size};
   if (options.partition != 0) {
-    VOLFS_TRY_ASSIGN(range, find_partition(file, path, options.partition));
+    VOLFS_TRY_ASSIGN(range, find_partition(file, path, options.partition, size));
   }
   const uint64_t rest = range.length - std::min(options.offset, range.length);
   const uint64_t length = options.length.value_or(rest);

@@ -47,7 +47,7 @@ std::vector<std::string> readable(const std::vector<std::string>& paths,
     } else if (const auto size = std::filesystem::file_size(path, error);
                !error && size < sector_size) {
       left_out.push_back({path, fmt::format("cut off: {} bytes are left", size)});
-    } else if (auto alone = engine::scan_images({path}); !alone) {
+    } else if (auto alone = engine::scan_images({path}, {.pad = true}); !alone) {
       left_out.push_back({path, alone.error().text()});
     } else {
       good.push_back(path);
@@ -209,14 +209,14 @@ int rescue(MountRequest request, bool as_json) {
   // Arrays are forced; images that changed behind the overlay are not.
   if (!own_overlay && !request.options.force) {
     const auto unforced =
-        engine::scan_images(request.sources, {.overlay = request.options.overlay});
+        engine::scan_images(request.sources, {.overlay = request.options.overlay, .pad = true});
     if (!unforced) {
       complain(unforced.error());
       return exit_failed;
     }
   }
-  auto scan =
-      engine::scan_images(request.sources, {.force = true, .overlay = request.options.overlay});
+  auto scan = engine::scan_images(request.sources,
+                                  {.force = true, .overlay = request.options.overlay, .pad = true});
   if (!scan) {
     complain(scan.error());
     return exit_failed;

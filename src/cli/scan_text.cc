@@ -84,6 +84,7 @@ void print_scan_yaml(const engine::Scan& scan) {
   for (const config::Image& image : definition.images) {
     fmt::print("  {}: {{path: {}", yaml_quoted(image.name.value), yaml_quoted(image.path.value));
     if (image.partition) fmt::print(", partition: {}", image.partition->value);
+    if (image.pad) fmt::print(", pad: {}", format_size(image.pad->value));
     fmt::print("}}\n");
   }
   if (!scan.arrays.empty()) fmt::print("arrays:\n");
@@ -187,6 +188,7 @@ json scan_json(const engine::Scan& scan) {
   for (const config::Image& image : scan.definition.images) {
     json entry{{"name", image.name.value}, {"path", image.path.value}};
     if (image.partition) entry["partition"] = image.partition->value;
+    if (image.pad) entry["pad"] = image.pad->value;
     images.push_back(std::move(entry));
   }
   for (const engine::FoundArray& array : scan.arrays) arrays.push_back(array_json(array));

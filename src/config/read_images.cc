@@ -10,11 +10,12 @@
 namespace volfs::config {
 namespace {
 
-constexpr std::array<std::string_view, 7> image_keys{"path",   "size",   "partition", "readonly",
-                                                     "direct", "offset", "length"};
+constexpr std::array<std::string_view, 8> image_keys{"path",   "size",   "partition", "readonly",
+                                                     "direct", "offset", "length",    "pad"};
 constexpr std::array<std::string_view, 4> expose_keys{"mode", "owner", "group", "hidden"};
 
 void check_image(MapReader& reader, const Image& image) {
+  if (image.size) reader.forbid("pad", "an image with a 'size'", "either 'pad' or 'size'");
   if (image.partition) {
     for (std::string_view key : {"size", "offset", "length"})
       reader.forbid(key, "a partition", "either 'partition' or 'size', 'offset' and 'length'");
@@ -57,6 +58,7 @@ void read_image(Context& context, const Node& node, Image& image) {
   reader.read("direct", image.direct);
   reader.read("offset", image.offset, offset_rule);
   reader.read("length", image.length, size_rule);
+  reader.read("pad", image.pad, size_rule);
   check_image(reader, image);
 }
 

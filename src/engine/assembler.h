@@ -84,7 +84,8 @@ class Assembler {
   Result<std::unique_ptr<BlockDevice>> overlaid(const config::Image& image, const std::string& path,
                                                 ImageOptions options);
   Result<std::unique_ptr<dm::MappedDevice>> lay_over(const std::string& name,
-                                                     const OverlayImage& image, bool direct);
+                                                     const OverlayImage& image,
+                                                     const ImageOptions& options);
   bool is_origin(const std::string& name) const;
   // What the device that a definition calls NAME is called in the graph.
   std::string own_name(const std::string& name, Kind kind) const;

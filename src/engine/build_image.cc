@@ -35,6 +35,7 @@ void Assembler::build(const config::Image& image) {
   if (image.partition) options.partition = image.partition->value;
   options.offset = image.offset.value;
   if (image.length) options.length = image.length->value;
+  if (image.pad) options.pad = image.pad->value;
   const auto open = [&]() -> Result<std::unique_ptr<BlockDevice>> {
     if (engine_->overlay_) return overlaid(image, path, options);
     return FileImage::open(own_name(image.name.value, Kind::image), path, options);

@@ -34,10 +34,10 @@ constexpr uint64_t default_chunk = 16 * KiB;
 constexpr std::array state_names{"open", "committing", "committed", "discarding"};
 
 json to_json(const OverlayImage& image) {
-  return {{"path", image.path},          {"size", image.size},
-          {"mtime", image.mtime},        {"fingerprint", image.fingerprint},
-          {"store", image.store},        {"chunk_size", image.chunk_size},
-          {"committed", image.committed}};
+  return {{"path", image.path},           {"size", image.size},
+          {"mtime", image.mtime},         {"fingerprint", image.fingerprint},
+          {"store", image.store},         {"chunk_size", image.chunk_size},
+          {"committed", image.committed}, {"pad", image.pad}};
 }
 
 // Throws what nlohmann's library throws for a wrong type or a missing key.
@@ -50,6 +50,7 @@ OverlayImage from_json(const json& entry) {
   entry.at("store").get_to(image.store);
   entry.at("chunk_size").get_to(image.chunk_size);
   entry.at("committed").get_to(image.committed);
+  image.pad = entry.value("pad", uint64_t{0});
   return image;
 }
 
@@ -209,6 +210,16 @@ Result<const OverlayImage*> Overlay::add(const std::string& path) {
     return fail(std::move(saved.error()));
   }
   return &images_.back();
+}
+
+Status Overlay::pad(const OverlayImage& entry, uint64_t size) {
+  if (size <= std::max(entry.pad, entry.size)) return {};
+  const std::string store = store_path(entry);
+  const uint64_t room = dm::full_store_size(size, entry.chunk_size);
+  if (::truncate(store.c_str(), static_cast<off_t>(room)) != 0) return fail_sys(errno, store);
+  for (OverlayImage& image : images_)
+    if (image.path == entry.path) image.pad = size;
+  return save();
 }
 
 Status Overlay::check(const OverlayImage& image) const {

@@ -100,7 +100,8 @@ Result<std::vector<Overlay::Change>> Overlay::changes() const {
     VOLFS_TRY_ASSIGN(const Opened opened, open_parts(registry, image, store_path(image), false));
     Change change{.image = image.path};
     dm::for_each_difference(*opened.snapshot, [&](uint64_t offset, uint64_t length) {
-      change.ranges.push_back({offset, std::min(length, image.size - offset)});
+      const uint64_t end = std::max(image.size, image.pad);
+      change.ranges.push_back({offset, std::min(length, end - std::min(offset, end))});
     });
     std::ranges::sort(change.ranges, {}, &Range::offset);
     std::vector<Range> joined;
@@ -122,7 +123,15 @@ Status Overlay::commit(bool force, const std::function<void(uint64_t done, uint6
     for (const OverlayImage& image : images_) VOLFS_TRY(check(image));
   uint64_t total = 0;
   VOLFS_TRY_ASSIGN(const std::vector<Change> all, changes());
-  for (const Change& change : all) total += change.bytes;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const std::vector<Range>& ranges = all[i].ranges;
+    total += all[i].bytes;
+    if (!ranges.empty() && ranges.back().offset + ranges.back().length > images_[i].size)
+      return fail(Error::make(
+          ENOSPC, fmt::format("{}: ends at {}, and the overlay has data beyond that, for the image "
+                              "was padded: it cannot be committed; copy what you need from a mount",
+                              images_[i].path, images_[i].size)));
+  }
   // None must turn out to be in use, or not to be written to, when others have their part already.
   std::vector<std::unique_ptr<FileImage>> held;
   for (const OverlayImage& image : images_)

@@ -33,11 +33,13 @@ Result<Node*> Assembler::add_internal(const std::string& name, Kind kind,
 // The whole of a file with its overlay; NAME is what its parts are named after.
 Result<std::unique_ptr<dm::MappedDevice>> Assembler::lay_over(const std::string& name,
                                                               const OverlayImage& image,
-                                                              bool direct) {
+                                                              const ImageOptions& options) {
   const Overlay& overlay = *engine_->overlay_;
-  VOLFS_TRY_ASSIGN(auto base,
-                   FileImage::open(name + "-base", image.path,
-                                   {.read_only = true, .direct = direct, .lock = !options_.probe}));
+  VOLFS_TRY_ASSIGN(auto base, FileImage::open(name + "-base", image.path,
+                                              {.read_only = true,
+                                               .direct = options.direct,
+                                               .lock = !options_.probe,
+                                               .pad = options.pad}));
   const bool read_only = engine_->read_only_ || options_.probe;
   VOLFS_TRY_ASSIGN(auto store, FileImage::open(name + "-cow", overlay.store_path(image),
                                                {.read_only = read_only, .lock = !options_.probe}));
@@ -75,16 +77,17 @@ Result<std::unique_ptr<BlockDevice>> Assembler::overlaid(const config::Image& im
     VOLFS_TRY_ASSIGN(entry, overlay.add(path));
   }
   if (!entry) return range;  // nothing was written yet, and nothing will be
+  if (!engine_->read_only_ && !options_.probe) VOLFS_TRY(overlay.pad(*entry, options.pad));
   for (const Overlaid& other : overlaid_)
     if (!(read_only && other.read_only) && range->overlaps(*other.range))
       return fail(overlap(*range, other.name, *other.range));
   const uint64_t start = range->start(), size = range->size();
   overlaid_.push_back({image.name.value, std::move(range), read_only});
   BlockDevice*& whole = laid_over_[entry->path];
-  const bool all = start == 0 && size == entry->size && !read_only;
+  const bool all = start == 0 && size == std::max(entry->size, options.pad) && !read_only;
   if (!whole) {
     const std::string whole_name = all ? name : name + "-overlay";
-    VOLFS_TRY_ASSIGN(auto map, lay_over(whole_name, *entry, options.direct));
+    VOLFS_TRY_ASSIGN(auto map, lay_over(whole_name, *entry, options));
     whole = map.get();
     if (all) return map;
     VOLFS_TRY(add_internal(whole_name, Kind::image, std::move(map)));

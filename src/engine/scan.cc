@@ -35,6 +35,7 @@ class Scanner {
  public:
   Scanner(const std::vector<std::string>& paths, const ScanOptions& options)
       : paths_(paths),
+        pad_(options.pad),
         assemble_options_(looking(options)),
         assembler_(scan_.definition, assemble_options_) {
     scan_.definition.file_name = paths.size() == 1 ? paths.front() : "images";
@@ -115,12 +116,18 @@ class Scanner {
     described.name.value = name;
     described.path.value = path;
     if (partition != 0) described.partition = config::Located<uint32_t>{partition, {}};
+    const std::optional<Wanted> wanted = pad_ ? size_wanted(name, path, partition) : std::nullopt;
+    if (wanted) described.pad = config::Located<uint64_t>{wanted->size, {}};
     auto& images = scan_.definition.images;
     images.push_back(std::move(described));
     BlockDevice* device = build({config::DeviceKind::image, images.size() - 1}, name);
     if (!device) {
       images.pop_back();
       return fail_invalid(assembler_.take_problems());
+    }
+    if (wanted && !wanted->member) {
+      VOLFS_TRY(look_for_volumes(name, *device));
+      return {};
     }
     VOLFS_TRY_ASSIGN(const bool known, look_at_device(name, *device, true));
     const auto* image = dynamic_cast<const FileImage*>(device);
@@ -152,11 +159,48 @@ class Scanner {
       return true;
     }
     if (!volumes_too) return false;
+    return look_for_volumes(name, device);
+  }
+
+  Result<bool> look_for_volumes(const std::string& name, BlockDevice& device) {
     VOLFS_TRY_ASSIGN(auto found, lvm::scan(device));
     if (!found) return false;
     found->device = name;
     physical_volumes_.push_back(std::move(*found));
     return true;
+  }
+
+  // What the file of an image was as large as, at least, if it has been cut off since.
+  struct Wanted {
+    uint64_t size = 0;
+    bool member = false;  // of an array; else a physical volume
+  };
+  std::optional<Wanted> size_wanted(const std::string& name, const std::string& path,
+                                    unsigned partition) {
+    ImageOptions options{.read_only = true, .partition = partition};
+    const auto whole = FileImage::open(name, path, {.read_only = true});
+    if (!whole) return std::nullopt;
+    options.pad = max_device_size;
+    const auto image = FileImage::open(name, path, options);
+    if (!image) return std::nullopt;
+    Wanted wanted{(*image)->start(), false};
+    if (const auto member = md::scan(**image); member && *member) {
+      wanted.size += (*member)->data_offset + (*member)->data_size;
+      wanted.member = true;
+    } else if (const auto volume = lvm::scan(**image); volume && *volume) {
+      wanted.size += (*volume)->label.device_size;
+    } else {
+      return std::nullopt;
+    }
+    if (partition != 0) wanted.size = (*image)->start() + (*image)->size();
+    const uint64_t size = (*whole)->size();
+    if (wanted.size <= size || wanted.size > max_device_size) return std::nullopt;
+    scan_.remarks.push_back(fmt::format(
+        "{}: cut off: its file ends at {}, and what is on it was {} large: what is missing "
+        "answers with errors{}",
+        name, size, wanted.size,
+        wanted.member ? ", unless other members of its array have it" : ""));
+    return wanted;
   }
 
   void add_member(ArrayMember member) {
@@ -325,6 +369,7 @@ class Scanner {
   }
 
   const std::vector<std::string>& paths_;
+  const bool pad_;
   const AssembleOptions assemble_options_;
   Scan scan_;
   Assembler assembler_;

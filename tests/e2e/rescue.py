@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """volfs mount --rescue: what can be had of broken piles of images, a right report, and images unchanged."""
+import hashlib
 import json
 import os
-import shutil
 import shutil
 import signal
 import subprocess
@@ -184,26 +184,80 @@ def test_a_group_with_a_volume_missing(t):
     unchanged()
 
 
-def test_images_with_a_cut_off_end(t):
-    root, _ = two_disks(t)
-    os.truncate(t.path / "b.img", 1200 * KiB)
-    report, unchanged = rescue(t, [t.path / "a.img", t.path / "b.img"])
-    equal((t.mnt / "vg/root").read_bytes(), root, "root")
-    gone = {each["volume"]: each["reason"] for each in report["unavailable"]}
-    holds("vg/wide" in gone and "too small" in gone["vg/wide"], f"wide: {report}")
+def remarked(report, *words):
+    holds(any(all(word in remark for word in words) for remark in report["found"]["remarks"]), f"{words}: {report}")
+
+
+def test_a_physical_volume_with_a_cut_off_end(t):
+    root, wide = two_disks(t)
+    for size in (16 * MiB - 1, 1200 * KiB):
+        os.truncate(t.path / "b.img", size)
+        report, unchanged = rescue(t, [t.path / "a.img", t.path / "b.img"])
+        remarked(report, "b.img: cut off", f"ends at {size // 512 * 512},", f"was {16 * MiB} large")
+        equal((t.mnt / "vg/root").read_bytes(), root, "root")
+        with open(t.mnt / "vg/wide", "rb") as file:
+            # The largest free area was taken first: all of b, from 1 MiB on.
+            # Pages of which the end is missing cannot be read by way of the page cache.
+            there = min(size - MiB, 15 * MiB) // 4096 * 4096
+            equal(os.pread(file.fileno(), there, 0), wide[:there], "the part that is there")
+            equal(os.pread(file.fileno(), MiB, 15 * MiB), wide[15 * MiB:], "the part on the other disk")
+            if there < 15 * MiB:
+                lab.raises(5, os.pread, file.fileno(), 4096, there)
+        t.umount()
+        unchanged()
+
+
+def test_members_with_a_cut_off_end(t):
+    _, images = build(t, "raid5", 3)
+    content = (t.mnt / "nas").read_bytes()
+    t.umount()
+    # What one lacks the others have, one byte or nearly all of it.
+    for size in (16 * MiB - 1, 5 * MiB + 77):
+        os.truncate(images[1], size)
+        report, unchanged = rescue(t, images)
+        remarked(report, "d1.img: cut off", f"ends at {size // 512 * 512},")
+        equal(sha256(t.mnt / "nas"), hashlib.sha256(content).hexdigest(), "the array")
+        put(t, t.mnt / "nas", "new", "written into the overlay\n")
+        equal(run("debugfs", "-R", "cat new", t.mnt / "nas"), "written into the overlay\n", "a file")
+        t.umount()
+        if size == 16 * MiB - 1:  # the sector was written anew, where the image has no room for it
+            told = stderr_of(lab.VOLFS, "overlay", "commit", report["overlay"], "--yes")
+            holds("ends at" in told and "cannot be committed" in told, told)
+        unchanged()
+    # What two lack is lost, and nothing else.
+    os.truncate(images[2], 100)
+    report, unchanged = rescue(t, images)
+    holds({"image": str(images[2]), "reason": "cut off: 100 bytes are left"} in report["left_out"], report)
+    with open(t.mnt / "nas", "rb") as file:
+        equal(os.pread(file.fileno(), 4 * MiB, 0), content[:4 * MiB], "the part that is there")
+        lab.raises(5, os.pread, file.fileno(), 4 * MiB, 16 * MiB)
     t.umount()
     unchanged()
-    _, images = build(t, "raid5", 3)
-    t.umount()
-    os.truncate(images[1], 5 * MiB + 77)
-    os.truncate(images[2], 100)
-    text = stderr_of(lab.VOLFS, "mount", "--rescue", *images, t.mnt)
-    holds("nothing on the images can be assembled" in text, text)
-    equal(os.stat(images[2]).st_size, 100, "the size of an image")
+    os.truncate(images[1], 100)
     shown = run(lab.VOLFS, "mount", "--rescue", *images, t.mnt, status=1)
     for words in ("d2.img: left out: cut off: 100 bytes are left", "slots 1, 2 are missing", "not assembled"):
         holds(words in shown, shown)
-    holds("d1.img: superblock 1.2" in shown, shown)
+    equal(os.stat(images[2]).st_size, 100, "the size of an image")
+
+
+def test_a_definition_written_by_a_scan_has_what_was_cut_off(t):
+    """`pad` by hand: only where nothing is written."""
+    t.file("whole.img", 4 * MiB)
+    text = "volfs: 1\nimages: {d: {path: whole.img, pad: 8MiB%s}}\nmaps: {m: {table: 0 16384 linear d 0}}\n"
+    told = stderr_of(lab.VOLFS, "mount", t.define(text % ""), t.mnt)
+    holds("lab.yaml:2:20: " in told and "before the 8388608 that it is taken for" in told, told)
+    t.mount(t.define(text % ", readonly: true"), options=["ro"])
+    with open(t.mnt / "m", "rb") as file:
+        equal(os.pread(file.fileno(), MiB, 3 * MiB), bytes(MiB), "what is there")
+        lab.raises(5, os.pread, file.fileno(), 4096, 4 * MiB)
+    t.umount()
+    t.mount(t.define(text % ""), options=[f"overlay={t.path}/changes"])
+    with open(t.mnt / "m", "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"x" * MiB, 6 * MiB)
+        equal(os.pread(file.fileno(), MiB, 6 * MiB), b"x" * MiB, "what was written")
+    t.umount()
+    equal(os.stat(t.path / "whole.img").st_size, 4 * MiB, "the file's size")
+    holds("either 'pad' or 'size'" in stderr_of(lab.VOLFS, "check", t.define(text % ", size: 1MiB"), status=2), "pad and size")
 
 
 def test_bad_usage_and_nothing_left_behind(t):

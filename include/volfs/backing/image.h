@@ -49,6 +49,9 @@ struct ImageOptions {
   // A range of that: from `offset` on, `length` bytes or to the end.
   uint64_t offset = 0;
   std::optional<uint64_t> length;
+  // The file is taken to be at least this large, as the copy of a disk that broke off: what is
+  // beyond its end fails (EIO). Only read-only: EINVAL.
+  uint64_t pad = 0;
 };
 
 class FileImage final : public BlockDevice {

@@ -41,6 +41,7 @@ struct Image {
   Optional<bool> direct;        // O_DIRECT; absent: as backing decides
   Located<uint64_t> offset{0};  // multiple of 512
   Optional<uint64_t> length;    // multiple of 512, not 0; absent: to the end
+  Optional<uint64_t> pad;       // what the file's size is taken for if it is smaller; of 512
 };
 
 enum class ArrayLevel { linear, raid0, raid1, raid4, raid5, raid6, raid10 };

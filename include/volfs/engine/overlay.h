@@ -6,7 +6,7 @@
 //   {"volfs_overlay": 1, "state": "open",
 //    "images": [{"path": ..., "size": ..., "mtime": ..., "fingerprint": ..., "store":
 //    "disk0.img.cow",
-//                "chunk_size": 16384, "committed": false}]}
+//                "chunk_size": 16384, "committed": false, "pad": 0}]}
 //
 // States: open; committing (the merge into the images has begun and can only go on); committed and
 // discarding (nothing of it is needed any more: the files are being removed). The manifest is
@@ -32,6 +32,7 @@ struct OverlayImage {
   std::string fingerprint;  // of a sample of its bytes
   std::string store;        // file name in the directory
   uint64_t chunk_size = 0;
+  uint64_t pad = 0;        // the largest size that it was taken for; 0: always its own
   bool committed = false;  // its part of a commit is done
 };
 
@@ -68,6 +69,9 @@ class Overlay {
   Result<const OverlayImage*> find(const std::string& path, bool force) const;
   // Makes an entry and an empty store. EEXIST: the directory has a file in the store's place.
   Result<const OverlayImage*> add(const std::string& path);
+  // From here on the image is taken to be SIZE large, and its store has room for that. ENTRY is of
+  // find() or add().
+  Status pad(const OverlayImage& entry, uint64_t size);
 
   // What a commit would write.
   Result<std::vector<Change>> changes() const;

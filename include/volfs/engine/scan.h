@@ -55,6 +55,7 @@ struct Scan {
 struct ScanOptions {
   bool force = false;   // assemble what needs force
   std::string overlay;  // look at the images as this overlay has them, if it is there
+  bool pad = false;     // give images that are cut off the size that what is on them had
 };
 
 // Opens the images read-only, changes nothing. Errors name the image.
