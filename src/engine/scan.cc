@@ -271,7 +271,7 @@ class Scanner {
 
   void build_array(Group& group) {
     group.done = true;
-    FoundArray found = group.array.describe();
+    FoundArray found = group.array.describe(assemble_options_.force);
     found.name = array_name(group.array, found);
     found.definition.name.value = found.name;
     if (found.problem.empty()) {

@@ -47,8 +47,8 @@ std::string events_text(const FoundMember& member, uint64_t freshest) {
 }  // namespace
 
 std::string_view to_string(FoundMember::State state) {
-  constexpr std::array<std::string_view, 7> names{"in sync", "recovering",  "spare",  "out of date",
-                                                  "faulty",  "replacement", "journal"};
+  constexpr std::array<std::string_view, 8> names{
+      "in sync", "recovering", "spare", "out of date", "faulty", "replacement", "journal", "copy"};
   return names[static_cast<size_t>(state)];
 }
 
@@ -189,13 +189,35 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
   return notes;
 }
 
-FoundArray ArrayGroup::describe() const {
+// Of members with one identity only the one with the most events stays; the first that was given
+// where they are equal.
+void ArrayGroup::leave_out_copies(FoundArray& array) const {
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const auto same = [&](const ArrayMember& other) {
+      const md::MemberMetadata &one = members_[i].sb, &two = other.sb;
+      if (one.dev_number != two.dev_number || one.device_uuid != two.device_uuid) return false;
+      // 0.90 gives the number of who left to another.
+      return one.device_uuid != md::Uuid() || one.array.events == two.array.events;
+    };
+    const ArrayMember* best = nullptr;
+    for (const ArrayMember& other : members_)
+      if (same(other) && (!best || other.sb.array.events > best->sb.array.events)) best = &other;
+    if (best == &members_[i]) continue;
+    array.members[i].state = State::copy;
+    array.notes.push_back(fmt::format(
+        "{} is left out: it is a copy of {}, which is taken{}", members_[i].device, best->device,
+        best->sb.array.events > members_[i].sb.array.events ? " for its higher event count" : ""));
+  }
+}
+
+FoundArray ArrayGroup::describe(bool force) const {
   const md::ArrayMetadata& a = freshest().sb.array;
   FoundArray array;
   array.md_name = a.version == md::SuperblockVersion::v0_90 ? wanted_name() : a.name;
   array.uuid = md::format_uuid(uuid_);
   array.metadata = md::version_name(a.version);
   for (const ArrayMember& member : members_) array.members.push_back(look_at(member));
+  if (force) leave_out_copies(array);
   const auto rank = [](const FoundMember& m) {
     const bool in_slot = m.state == State::in_sync || m.state == State::recovering;
     return std::tuple(in_slot ? 0 : 1, m.slot.value_or(UINT32_MAX), UINT64_MAX - m.events);
@@ -203,7 +225,7 @@ FoundArray ArrayGroup::describe() const {
   std::stable_sort(array.members.begin(), array.members.end(),
                    [&](const auto& x, const auto& y) { return rank(x) < rank(y); });
   array.definition = definition(array.members);
-  array.notes = notes(array.members);
+  for (std::string& note : notes(array.members)) array.notes.push_back(std::move(note));
   if (!config_level(a.geometry.level))
     array.problem = md::level_name(a.geometry.level) + " is not supported";
   return array;

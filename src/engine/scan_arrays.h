@@ -29,8 +29,9 @@ class ArrayGroup {
   // "md0" for a bare number; of metadata 0.90 its preferred minor number.
   std::string wanted_name() const;
   // Everything but `name` and what only an assembled array can tell. Members that are out of date
-  // are not in its definition.
-  FoundArray describe() const;
+  // are not in its definition. With FORCE, of copies of one member one is taken; else all are, and
+  // assembly refuses them.
+  FoundArray describe(bool force) const;
   // Puts those into the slots that nobody else fills; false if there are none. To assemble it needs
   // force then.
   bool put_stale(FoundArray& array) const;
@@ -40,6 +41,7 @@ class ArrayGroup {
   FoundMember look_at(const ArrayMember& member) const;
   config::Array definition(const std::vector<FoundMember>& members) const;
   void put(config::ArrayDevice& slot, const FoundMember& found) const;
+  void leave_out_copies(FoundArray& array) const;
   std::vector<std::string> notes(const std::vector<FoundMember>& members) const;
 
   md::Uuid uuid_;

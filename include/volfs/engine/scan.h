@@ -25,6 +25,7 @@ struct FoundMember {
     faulty,       // the others say so, or that it is none of them
     replacement,  // was to replace the member in its slot
     journal,
+    copy,  // of another that is given; with force one of them is taken
   } state = State::spare;
 };
 // "in sync", "out of date", ...

@@ -327,6 +327,11 @@ TEST_CASE("a copy of a member is refused with its reason, other arrays are not")
   const Scan found = scan({paths[0], paths[1], paths[2], copy, other[0], other[1]});
   REQUIRE(found.arrays.size() == 2);
   CHECK(found.arrays[0].problem.find("b and copy are the same member") != std::string::npos);
+  // With force one of them is taken: the fresher one, if they differ.
+  const Scan forced = scan({paths[0], paths[1], paths[2], copy}, true);
+  CHECK(forced.arrays[0].problem == "");
+  CHECK(std::ranges::count(forced.arrays[0].notes,
+                           "copy is left out: it is a copy of b, which is taken") == 1);
   CHECK(found.arrays[1].problem == "");
   CHECK(assemble(found)->graph().find("md1"));
 }
