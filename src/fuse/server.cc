@@ -154,8 +154,7 @@ void MountedServer::init_seen(std::span<const std::byte> arguments) {
 
 // True if requests may come by rings from here on.
 bool MountedServer::prepare_ring(const fuse_init_out& out) {
-  // Not by default yet: it is young.
-  if (options_.transport != Transport::ring || !no_ring_.empty()) return false;
+  if (options_.transport == Transport::threads || !no_ring_.empty()) return false;
   ring_ = std::make_unique<RingTransport>(session_, fd_);
   const size_t pages = static_cast<size_t>(sysconf(_SC_PAGESIZE)) * out.max_pages;
   const Status prepared = ring_->prepare(std::max<size_t>(out.max_write, pages));
@@ -280,8 +279,8 @@ void MountedServer::set_events(engine::EventHub& hub) {
 
 std::string MountedServer::transport_text() const {
   if (ring_) return fmt::format("io_uring on {} CPUs", ring_->queues());
-  return no_ring_.empty() || options_.transport != Transport::ring ? "threads"
-                                                                   : "threads: " + no_ring_;
+  return no_ring_.empty() || options_.transport == Transport::threads ? "threads"
+                                                                      : "threads: " + no_ring_;
 }
 
 void MountedServer::stop() {

@@ -23,7 +23,7 @@ import time
 import traceback
 
 VOLFS = os.environ.get("VOLFS", "volfs")
-TRANSPORT = os.environ.get("VOLFS_TRANSPORT", "auto")  # as -o transport= takes it, for every mount
+TRANSPORT = os.environ.get("VOLFS_TRANSPORT", "threads")  # as -o transport= takes it, for every mount
 SEED = int(os.environ.get("VOLFS_SEED", str(random.SystemRandom().randrange(1 << 31))))
 KiB, MiB = 1 << 10, 1 << 20
 libc = ctypes.CDLL(None, use_errno=True)

@@ -64,10 +64,11 @@ def direct_read(path, offset, size):
 
 def test_who_brings_requests_is_chosen_and_told(t):
     definition = fresh(t)
-    for transport, expected in (("ring", "io_uring"), ("threads", "threads")):
-        run(lab.VOLFS, "mount", "-o", f"transport={transport}", definition, t.mnt)
+    for options, expected in ((["-o", "transport=ring"], "io_uring"), (["-o", "transport=threads"], "threads"),
+                              ([], "io_uring")):
+        run(lab.VOLFS, "mount", *options, definition, t.mnt)
         t.cleanup.callback(t.take_off, t.mnt)
-        equal(t.status()["transport"], expected, f"transport in status.json with {transport}")
+        equal(t.status()["transport"], expected, f"transport in status.json with {options}")
         t.umount()
     message = stderr_of(lab.VOLFS, "mount", "-o", "transport=pigeon", definition, t.mnt, status=2)
     holds("'transport=pigeon': expected auto, ring or threads" in message, message)

@@ -22,7 +22,7 @@ struct InfoFile {
 
 // How requests reach the server.
 enum class Transport {
-  automatic,  // as seems best: by threads, as yet
+  automatic,  // by io_uring where the kernel offers it and every CPU may be used, else threads
   ring,       // by io_uring, or the mount fails
   threads     // by threads that read /dev/fuse
 };
