@@ -86,6 +86,7 @@ class Assembler {
   Status check_supported() const;
   void find_roles();
   Status place();
+  Status put_into(Candidate& c, uint32_t slot);
   Status add_members();
   void force_stale();
   void use_replacements(bool whole);
@@ -93,6 +94,7 @@ class Assembler {
   const Candidate* in_slot(uint32_t slot) const;
   SlotSet missing() const;
   Status check_dirty();
+  void restart_replacements();
   Status make_personality();
   Status recover_log();
   void order_arrivals();
@@ -264,15 +266,33 @@ Status Assembler::check_replacements() const {
   return {};
 }
 
+// Who was told later is meant, as for mdadm: a crash may leave a member of 0.90 that has just been
+// replaced, under the number that its replacement has now.
+Status Assembler::put_into(Candidate& c, uint32_t slot) {
+  const auto other = std::find_if(found_.begin(), found_.end(),
+                                  [slot](const Candidate& each) { return each.slot == slot; });
+  if (other == found_.end()) {
+    c.slot = slot;
+    return {};
+  }
+  if (c.sb.array.events == other->sb.array.events)
+    return fail_invalid(fmt::format("{} and {} both {} slot {}", c.device->name(),
+                                    other->device->name(), c.sb.replacement ? "replace" : "are",
+                                    c.role));
+  Candidate& older = c.sb.array.events < other->sb.array.events ? c : *other;
+  Candidate& newer = &older == &c ? *other : c;
+  log_warning("{}: {} is left out: {} is slot {} now", o_.name, older.device->name(),
+              newer.device->name(), c.role);
+  older.slot = no_slot;
+  older.stale = true;
+  newer.slot = slot;
+  return {};
+}
+
 Status Assembler::place() {
   for (Candidate& c : found_) {
     if (c.stale || c.role >= disks()) continue;
-    const uint32_t slot = c.sb.replacement ? disks() + c.role : c.role;
-    if (const Candidate* other = in_slot(slot))
-      return fail_invalid(fmt::format("{} and {} both {} slot {}", c.device->name(),
-                                      other->device->name(), c.sb.replacement ? "replace" : "are",
-                                      c.role));
-    c.slot = slot;
+    VOLFS_TRY(put_into(c, c.sb.replacement ? disks() + c.role : c.role));
   }
   use_replacements(true);
   if (o_.force) force_stale();
@@ -357,7 +377,21 @@ Status Assembler::check_dirty() {
     }
   }
   c.shared.agreed.store(c.resync_position);
+  restart_replacements();
   return {};
+}
+
+// A write that a crash cut off may have reached the replacement and not the member, or the other
+// way round. When it takes over, what has been read of the member must be what it has: so it gets
+// all of it anew.
+void Assembler::restart_replacements() {
+  Array::Core& c = core();
+  if (c.resync_position == all_in_sync) return;
+  for (const auto& member : c.members) {
+    if (!c.shared.is_replacement(member->slot)) continue;
+    member->recovered = 0;
+    c.shared.slots[member->slot].recovered.store(0);
+  }
 }
 
 Status Assembler::make_personality() {

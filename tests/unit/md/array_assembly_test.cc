@@ -94,6 +94,18 @@ TEST_CASE("two members in one slot are refused") {
   CHECK(refusal(rig.devices()) == "md0: disk2 and disk1 both are slot 1");
 }
 
+// So a power cut leaves 0.90, whose replacement takes the number of who was replaced.
+TEST_CASE("of two members in one slot the one that was told later is meant") {
+  for (const bool swapped : {false, true}) {
+    Rig rig({1, 0, 3});
+    for (size_t disk : {0, 2}) change(rig, disk, [](MemberMetadata& sb) { ++sb.array.events; });
+    change(rig, 2, [](MemberMetadata& sb) { sb.dev_number = 1; });
+    auto devices = rig.devices();
+    if (swapped) std::swap(devices[1], devices[2]);
+    CHECK(names(rig.assemble(devices)) == std::vector<std::string>{"disk0", "disk2"});
+  }
+}
+
 TEST_CASE("a member that was left out comes back by the bitmap after a restart") {
   simulate(2, [](uint64_t seed) {
     const SimScheduler sim(seed);

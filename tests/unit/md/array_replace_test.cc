@@ -296,6 +296,42 @@ void cut_a_replacement(uint64_t seed, const Shape& shape) {
   }
 }
 
+// The same while it is written to: what is read then is what is read when all is done.
+void cut_a_replacement_under_writes(uint64_t seed, const Shape& shape) {
+  Random random(seed);
+  CrashRig rig(shape, 64 * KiB, 1);
+  auto array = must(Array::assemble({rig.devices.data(), rig.devices.size() - 1}, {}));
+  ByteModel model(array->size());
+  write_random(random, *array, model);
+  must(array->add(*rig.devices.back()));
+  const size_t begin = rig.log.size();
+  must(array->replace(rig.disks[random.below(shape.disks)]->name(), ""));
+  while (!array->wait_sync(now() + std::chrono::microseconds(100)))
+    write_random(random, *array, model);
+  const uint64_t size = array->size();
+  array.reset();
+  for (size_t point = begin; point <= rig.log.size(); ++point) {
+    INFO("cut at ", point, " of ", rig.log.size());
+    const auto left = rig.cut(point, CrashKeep::some(seed + point));
+    auto again = must(Array::assemble(left.devices, {}));
+    CHECK(again->status().state == ArrayState::active);
+    const auto content = read_bytes(*again, 0, size);
+    REQUIRE(again->wait_sync());
+    CHECK(!first_difference(read_bytes(*again, 0, size), content));
+    must_agree(*again);
+  }
+}
+
+TEST_CASE("what is read after a power cut during a replacement stays so") {
+  simulate(3, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    for (const Shape& shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{10, 0x102, 5}}) {
+      INFO("VOLFS_SEED=", seed, " ", shape.text());
+      cut_a_replacement_under_writes(seed, shape);
+    }
+  });
+}
+
 TEST_CASE("a power cut during a replacement leaves an array that is whole") {
   simulate(1, [](uint64_t seed) {
     const SimScheduler sim(seed);
