@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "volfs/backing/file_identity.h"
 
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
 #include <mutex>
 #include <vector>
 
 #include "volfs/sync.h"
+#include "volfs/unique_fd.h"
 
 namespace volfs {
 namespace {
@@ -47,6 +53,19 @@ std::optional<FileIdentity> FileIdentity::at(const std::string& path) {
   struct stat st{};
   if (::stat(path.c_str(), &st) != 0) return std::nullopt;
   return of(st);
+}
+
+// The kernel tells the file's device in the layout of its 32-bit numbers.
+std::optional<FileIdentity> FileIdentity::behind_loop(const std::string& path) {
+  struct stat st{};
+  if (::stat(path.c_str(), &st) != 0 || !S_ISBLK(st.st_mode)) return std::nullopt;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  loop_info64 info{};
+  if (!fd || ::ioctl(fd.get(), LOOP_GET_STATUS64, &info) != 0) return std::nullopt;
+  const auto number = static_cast<unsigned>(info.lo_device);
+  return FileIdentity{
+      makedev((number & 0xfff00) >> 8, (number & 0xff) | ((number >> 12) & 0xfff00)),
+      static_cast<ino_t>(info.lo_inode)};
 }
 
 }  // namespace volfs

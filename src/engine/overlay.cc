@@ -68,6 +68,15 @@ Result<std::string> real_path(const std::string& path) {
   return result;
 }
 
+Error stale_image(const std::string& path, const std::string& directory, const std::string& what) {
+  return Error::make(
+      ESTALE,
+      fmt::format("{}: changed since {} was laid over it: {}; the overlay no longer fits. Put the "
+                  "image back as it was, or forget the overlay with `volfs overlay discard {}`; "
+                  "-o force and `commit --force` lay it over the image all the same",
+                  path, directory, what, directory));
+}
+
 Result<std::unique_ptr<Overlay>> Overlay::open(const std::string& directory, bool create,
                                                bool lock) {
   if (create && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
@@ -172,8 +181,26 @@ Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) c
   return &*found;
 }
 
+// A loop device and its file are two ways to the same bytes, which would get two stores.
+Status Overlay::check_loops(const std::string& path) const {
+  const auto ground = [](const std::string& each) {
+    const auto behind = FileIdentity::behind_loop(each);
+    return behind ? behind : FileIdentity::at(each);
+  };
+  const auto own = ground(path);
+  for (const OverlayImage& image : images_)
+    if (own && ground(image.path) == own)
+      return fail(Error::make(
+          EEXIST,
+          fmt::format("{}: shows the same file as {}, by way of a loop device, and that has "
+                      "its changes in {}; expected the same name again",
+                      path, image.path, store_path(image))));
+  return {};
+}
+
 Result<const OverlayImage*> Overlay::add(const std::string& path) {
   VOLFS_TRY_ASSIGN(const std::string real, real_path(path));
+  VOLFS_TRY(check_loops(real));
   OverlayImage image;
   image.path = real;
   image.chunk_size = default_chunk;
@@ -229,9 +256,7 @@ Status Overlay::check(const OverlayImage& image) const {
   now.size = origin->size();
   VOLFS_TRY(describe_image(*origin, now));
   const auto changed = [&](const std::string& what) {
-    return fail(Error::make(
-        ESTALE, fmt::format("{}: changed since {} was laid over it: {}; the overlay no longer fits",
-                            image.path, directory_, what)));
+    return fail(stale_image(image.path, directory_, what));
   };
   if (now.size != image.size)
     return changed(fmt::format("its size was {} and is {}", image.size, now.size));

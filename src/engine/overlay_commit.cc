@@ -65,8 +65,10 @@ Result<Opened> open_parts(dm::OriginRegistry& registry, const OverlayImage& imag
   VOLFS_TRY_ASSIGN(opened.image, FileImage::open("image", image.path, options));
   VOLFS_TRY_ASSIGN(opened.store, FileImage::open("store", store, options));
   if (opened.image->size() != image.size)
-    return fail(Error::make(ESTALE, fmt::format("{}: its size was {} and is {}", image.path,
-                                                image.size, opened.image->size())));
+    return fail(Error::make(
+        ESTALE, fmt::format("{}: its size was {} and is {}; expected the image as it was when the "
+                            "overlay was laid over it",
+                            image.path, image.size, opened.image->size())));
   VOLFS_TRY_ASSIGN(opened.snapshot,
                    registry.open(*opened.image, *opened.store,
                                  {.chunk_size = image.chunk_size, .read_only = true}));

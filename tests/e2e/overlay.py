@@ -235,6 +235,9 @@ def test_images_that_changed_behind_an_overlay_are_refused(t):
         for command in (("mount", definition, t.mnt, "-o", options[0]), ("overlay", "commit", changes, "--yes")):
             message = stderr_of(lab.VOLFS, *command)
             holds("disk1.img" in message and what in message, f"{command}: {message}")
+            if "commit" not in command or "size" not in what:
+                for word in ("Put the image back", f"`volfs overlay discard {changes}`", "-o force", "commit --force"):
+                    holds(word in message, f"{command}: no word of {word}: {message}")
 
     with open(image, "r+b") as file:
         first = file.read(1)
@@ -258,6 +261,113 @@ def test_images_that_changed_behind_an_overlay_are_refused(t):
     holds("no snapshot store" in stderr_of(lab.VOLFS, "mount", definition, t.mnt, "-o", options[0]), "a store that was emptied")
     os.rename(t.path / "away", changes / "disk0.img.cow")
     t.mount(definition, options=options)
+
+
+def test_an_image_that_changed_can_be_forced_or_its_overlay_forgotten(t):
+    definition = prepare(t)
+    changes = t.path / "changes"
+    options = [f"overlay={changes}"]
+    t.mount(definition, options=options)
+    content = bytearray((t.mnt / "striped").read_bytes())
+    scribble(t, t.mnt / "striped", content, 5)
+    t.umount()
+    os.utime(t.path / "disk1.img")
+    before = facts(t)
+    t.mount(definition, options=[*options, "force"])
+    holds((t.mnt / "striped").read_bytes() == content, "a mount with force")
+    t.umount()
+    equal(facts(t), before, "the images")
+    with open(t.path / "disk1.img", "ab") as file:
+        file.write(bytes(4096))
+    overlay("discard", changes, "--yes")
+    t.mount(definition, options=options)
+    t.umount()
+    overlay("discard", changes, "--yes")
+
+
+def test_partitions_of_one_image_share_its_store(t):
+    lab.need_program("sfdisk")
+    content = bytearray(t.random.randbytes(16 * MiB))
+    image = t.path / "disk.img"
+    image.write_bytes(content)
+    run("sfdisk", "-q", image, input="label: gpt\nstart=2048, size=8192\nstart=12288, size=16384\n")
+    content = bytearray(image.read_bytes())
+    before = facts(t, ["disk.img"])
+    changes = t.path / "changes"
+    definition = t.define("""
+volfs: 1
+images: {one: {path: disk.img, partition: 1}, two: {path: disk.img, partition: 2}}
+maps: {first: {table: 0 8192 linear one 0}, second: {table: 0 16384 linear two 0}}
+""")
+    for _ in range(2):
+        t.mount(definition, options=[f"overlay={changes}"])
+        for name, start, length in (("first", 2048, 8192), ("second", 12288, 16384)):
+            part = bytearray(content[start * 512:(start + length) * 512])
+            holds((t.mnt / name).read_bytes() == part, f"{name} at first")
+            scribble(t, t.mnt / name, part, 30)
+            content[start * 512:(start + length) * 512] = part
+        t.umount()
+        equal(facts(t, ["disk.img"]), before, "the image")
+        equal(sorted(each.name for each in changes.glob("*.cow")), ["disk.img.cow"], "stores")
+    overlay("commit", changes, "--yes")
+    holds(image.read_bytes() == content, "the image after the commit")
+
+
+def test_an_image_under_other_names_has_the_same_store(t):
+    """By a symbolic link, by one to its folder, and in a folder that is mounted elsewhere as well."""
+    folder = t.path / "folder"
+    folder.mkdir()
+    t.file("folder/a.img", 8 * MiB)
+    os.symlink(folder / "a.img", t.path / "link.img")
+    os.symlink(folder, t.path / "linked")
+    names = ["folder/a.img", "link.img", "linked/a.img"]
+    if os.geteuid() == 0:
+        bound = t.path / "bound"
+        bound.mkdir()
+        run("mount", "--bind", folder, bound)
+        t.cleanup.callback(run, "umount", bound, status=None)
+        names.append("bound/a.img")
+    content = bytearray(8 * MiB)
+    lines = "volfs: 1\nimages: {{a: {}}}\nmaps: {{m: {{table: 0 16384 linear a 0}}}}\n"
+    options = [f"overlay={t.path}/changes"]
+    for name in [*names, *names]:
+        t.mount(t.define(lines.format(name)), options=options)
+        holds((t.mnt / "m").read_bytes() == content, f"what {name} shows")
+        scribble(t, t.mnt / "m", content, 10)
+        t.umount()
+        equal(sorted(each.name for each in (t.path / "changes").glob("*.cow")), ["a.img.cow"], f"stores after {name}")
+    two = "volfs: 1\nimages: {{a: folder/a.img, b: {}}}\nmaps: {{m: {{table: 0 8 linear a 0}}, n: {{table: 0 8 linear b 0}}}}\n"
+    for name in names[1:]:
+        message = stderr_of(lab.VOLFS, "mount", t.define(two.format(name)), t.mnt, "-o", options[0])
+        holds("is, at least in part, what the image 'a'" in message, f"{name}: {message}")
+    equal((folder / "a.img").read_bytes(), bytes(8 * MiB), "the image")
+    overlay("commit", t.path / "changes", "--yes")
+    holds((folder / "a.img").read_bytes() == content, "the image after the commit")
+
+
+def test_a_loop_device_and_its_file_get_no_two_stores(t):
+    lab.need_loop()
+    old = t.random.randbytes(8 * MiB)
+    (t.path / "a.img").write_bytes(old)
+    loop = t.loop(t.path / "a.img")
+    content = bytearray(old)
+    lines = "volfs: 1\nimages: {{a: {}}}\nmaps: {{m: {{table: 0 16384 linear a 0}}}}\n"
+    both = "volfs: 1\nimages: {{a: a.img, b: {}}}\nmaps: {{m: {{table: 0 8 linear a 0}}, n: {{table: 0 8 linear b 0}}}}\n"
+    by_loop, by_file = t.define(lines.format(loop), "loop.yaml"), t.define(lines.format("a.img"), "file.yaml")
+    options = [f"overlay={t.path}/changes"]
+    for _ in range(2):
+        t.mount(by_loop, options=options)
+        holds((t.mnt / "m").read_bytes() == content, "what the loop device shows")
+        scribble(t, t.mnt / "m", content, 20)
+        t.umount()
+        holds((t.path / "a.img").read_bytes() == old, "the file")
+    message = stderr_of(lab.VOLFS, "mount", by_file, t.mnt, "-o", options[0])
+    holds("shows the same file as " + loop in message and "by way of a loop device" in message, message)
+    message = stderr_of(lab.VOLFS, "mount", t.define(both.format(loop), "both.yaml"), t.mnt, "-o", f"overlay={t.path}/other")
+    holds("by way of a loop device" in message, message)
+    equal(len(list((t.path / "changes").glob("*.cow"))), 1, "stores")
+    overlay("commit", t.path / "changes", "--yes")
+    holds((t.path / "a.img").read_bytes() == content, "the file after the commit")
 
 
 def test_a_full_file_system_costs_writes_and_not_the_overlay(t):

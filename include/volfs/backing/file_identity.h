@@ -17,6 +17,8 @@ struct FileIdentity {
   static FileIdentity of(const struct stat& st);
   // Of what PATH names, links followed; nothing if it cannot be looked at.
   static std::optional<FileIdentity> at(const std::string& path);
+  // Of the file that a loop device, or a partition of one, shows; nothing of what is none.
+  static std::optional<FileIdentity> behind_loop(const std::string& path);
   auto operator<=>(const FileIdentity&) const = default;
 };
 

@@ -67,7 +67,8 @@ class Overlay {
   // none. EBUSY: a commit has begun. ESTALE: the image changed since it was laid over; told with
   // what changed. FORCE lets that pass.
   Result<const OverlayImage*> find(const std::string& path, bool force) const;
-  // Makes an entry and an empty store. EEXIST: the directory has a file in the store's place.
+  // Makes an entry and an empty store. EEXIST: the directory has a file in the store's place, or a
+  // store for what a loop device shows under another name.
   Result<const OverlayImage*> add(const std::string& path);
   // From here on the image is taken to be SIZE large, and its store has room for that. ENTRY is of
   // find() or add().
@@ -88,6 +89,7 @@ class Overlay {
   Result<bool> load();
   Status save() const;
   Status check(const OverlayImage& image) const;
+  Status check_loops(const std::string& path) const;
   Status commit_image(OverlayImage& image, const std::function<void(uint64_t left)>& show);
   Status remove_files();
 
