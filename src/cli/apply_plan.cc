@@ -369,10 +369,11 @@ class Planner {
   void plan(const config::Snapshot& snapshot) {
     const std::string& name = snapshot.name.value;
     if (running_.contains(name)) return;
-    if (!snapshot.cow_image || !snapshot.persistent.value || snapshot.readonly.value)
+    if (!snapshot.cow_image || !snapshot.persistent.value || snapshot.readonly.value ||
+        snapshot.discard_zeroes_cow.value || snapshot.discard_passdown_origin.value)
       return problem(
           fmt::format("snapshot {}: is not on the mount; only a writable one with a "
-                      "file of its own as store can be taken there",
+                      "file of its own as store and no features for discards can be taken there",
                       name));
     json body{{"request", "snapshot.create"},
               {"snapshot", name},

@@ -168,6 +168,10 @@ def test_apply_tells_what_cannot_be_done_and_undoes_a_failed_step(t):
     holds("image disk1: is " in message and "other.img" in message, f"message: {message}")
     definition.write_text("volfs: 1\nimages: {disk0: disk0.img}\nmaps: {data: {table: nonsense}}\n")
     equal(run(lab.VOLFS, "apply", definition, t.mnt, "--yes", status=2), "", "a wrong definition")
+    definition.write_text(DEFINITION + "snapshots:\n  s: {origin: data, cow: {path: s.cow, size: 8MiB}, "
+                          "discard_zeroes_cow: true}\n")
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("snapshot s: is not on the mount" in message and "no features for discards" in message, message)
     # The second step fails: the table goes beyond the end of its disk; the first stays done.
     definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 17000 linear disk0 0"}\n')
     message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
