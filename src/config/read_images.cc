@@ -15,7 +15,7 @@ constexpr std::array<std::string_view, 8> image_keys{"path",   "size",   "partit
 constexpr std::array<std::string_view, 4> expose_keys{"mode", "owner", "group", "hidden"};
 
 void check_image(MapReader& reader, const Image& image) {
-  if (image.size) reader.forbid("pad", "an image with a 'size'", "either 'pad' or 'size'");
+  if (image.size) reader.forbid("pad", "a size of its own", "either 'pad' or 'size'");
   if (image.partition) {
     for (std::string_view key : {"size", "offset", "length"})
       reader.forbid(key, "a partition", "either 'partition' or 'size', 'offset' and 'length'");
