@@ -161,7 +161,10 @@ def fetch_kernel():
     archive.unlink()
     release = next((unpacking / "lib/modules").iterdir()).name
     subprocess.run(["depmod", "-b", unpacking, release], check=True)
-    unpacking.rename(cache)
+    try:
+        unpacking.rename(cache)
+    except OSError:  # another test was first
+        shutil.rmtree(unpacking)
     return cache
 
 
