@@ -22,7 +22,10 @@ struct Range {
 
 Result<Range> find_partition(const ImageFile& file, const std::string& path, unsigned number,
                              uint64_t size) {
-  VOLFS_TRY_ASSIGN(const auto partitions, list_partitions(file.table_fd(), path));
+  // An MBR is believed anyhow, and its logical partitions are all over the disk.
+  const bool gpt_beyond = size > file.size() && partitioned_size(path) > file.size();
+  VOLFS_TRY_ASSIGN(const auto partitions,
+                   list_partitions(file.table_fd(), path, gpt_beyond ? size : 0));
   std::string there;
   for (const Partition& partition : partitions) {
     there += fmt::format("{}{}", there.empty() ? "" : ", ", partition.number);

@@ -4,11 +4,15 @@
 #include <blkid/blkid.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 
+#include <array>
 #include <cerrno>
 #include <memory>
+#include <string_view>
 
 #include "backing/claim.h"
+#include "volfs/endian.h"
 #include "volfs/unique_fd.h"
 #include "volfs/units.h"
 
@@ -86,7 +90,28 @@ Result<std::vector<Partition>> partitions_by(int fd, const std::string& path, un
 
 }  // namespace
 
-Result<std::vector<Partition>> list_partitions(int fd, const std::string& path) {
+namespace {
+
+// What is of the size SIZE and begins as the image does: libblkid does not believe a GPT that ends
+// beyond the file.
+Result<UniqueFd> padded(int fd, const std::string& path, uint64_t size) {
+  UniqueFd copy(memfd_create("volfs-table", MFD_CLOEXEC));
+  if (!copy || ::ftruncate(copy.get(), static_cast<off_t>(size)) != 0)
+    return fail_sys(errno, path + ": probe");
+  std::vector<std::byte> head(1 * MiB);  // more than any table of a GPT
+  const ssize_t got = ::pread(fd, head.data(), head.size(), 0);
+  if (got < 0 || ::pwrite(copy.get(), head.data(), static_cast<size_t>(got), 0) != got)
+    return fail_sys(errno, path);
+  return copy;
+}
+
+}  // namespace
+
+Result<std::vector<Partition>> list_partitions(int fd, const std::string& path, uint64_t size) {
+  if (size != 0) {
+    VOLFS_TRY_ASSIGN(const UniqueFd whole, padded(fd, path, size));
+    return list_partitions(whole.get(), path, 0);
+  }
   std::string table;
   VOLFS_TRY_ASSIGN(auto partitions, partitions_by(fd, path, 0, &table));
   struct stat st{};
@@ -100,11 +125,30 @@ Result<std::vector<Partition>> list_partitions(int fd, const std::string& path) 
   return partitions;
 }
 
-Result<std::vector<Partition>> list_partitions(const std::string& path) {
+Result<std::vector<Partition>> list_partitions(const std::string& path, uint64_t size) {
   VOLFS_TRY(stat_image(path));
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!fd) return fail_sys(errno, path);
-  return list_partitions(fd.get(), path);
+  return list_partitions(fd.get(), path, size);
+}
+
+uint64_t partitioned_size(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  for (const uint64_t sector : {uint64_t{512}, uint64_t{4096}}) {
+    // UEFI 5.3.2: the signature, and from byte 32 on the LBA of the header at the disk's end.
+    struct {
+      std::array<char, 8> signature;
+      std::array<std::byte, 24> other;
+      Le64 alternate;
+    } header{};
+    static_assert(sizeof header == 40);
+    if (!fd || ::pread(fd.get(), &header, sizeof header, static_cast<off_t>(sector)) !=
+                   static_cast<ssize_t>(sizeof header))
+      return 0;
+    if (std::string_view(header.signature.data(), 8) != "EFI PART") continue;
+    if (header.alternate < max_device_size / sector) return (header.alternate + 1) * sector;
+  }
+  return 0;
 }
 
 Result<std::vector<Signature>> probe_signatures(const std::string& path, uint64_t offset,

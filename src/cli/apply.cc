@@ -63,7 +63,7 @@ Status carry_out(const std::string& mountpoint, const ApplyStep& step) {
   for (const json& body : step.requests) {
     const auto answer = request(mountpoint, body);
     if (answer) continue;
-    if (step.mark == '~' && body["request"] != "map.load") {
+    if (step.mark == '~' && (body["request"] == "map.suspend" || body["request"] == "map.resume")) {
       (void)request(mountpoint, {{"request", "map.clear"}, {"map", body["map"]}});
       (void)request(mountpoint, {{"request", "map.resume"}, {"map", body["map"]}});
     }

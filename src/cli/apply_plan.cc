@@ -101,16 +101,28 @@ class Planner {
   }
 
  private:
-  // The device that a definition calls NAME: below a snapshot-origin if it has snapshots.
+  // The device that a definition calls NAME: below a snapshot-origin if it has snapshots, or had
+  // some.
   const json* find(const std::string& name) {
     known_.insert(name);
-    if (origins_.contains(name)) {
-      known_.insert(name + "-real");
-      if (const auto real = running_.find(name + "-real"); real != running_.end())
-        return real->second;
-    }
     const auto it = running_.find(name);
+    const auto real = running_.find(name + "-real");
+    if (real != running_.end() &&
+        (origins_.contains(name) ||
+         (it != running_.end() && row_of(*it->second, "snapshot-origin")[3] == name + "-real"))) {
+      known_.insert(name + "-real");
+      return real->second;
+    }
     return it == running_.end() ? nullptr : it->second;
+  }
+
+  // The words of the only row of a device's table, if that is of TYPE; at least seven, or empty.
+  static std::vector<std::string> row_of(const json& device, const char* type) {
+    const auto rows = rows_of(device.contains("map") ? device["map"].value("table", "") : "");
+    std::vector<std::string> row(7);
+    if (rows.size() != 1 || rows[0].size() < 4 || rows[0][2] != type) return row;
+    std::copy_n(rows[0].begin(), std::min(rows[0].size(), row.size()), row.begin());
+    return row;
   }
 
   // A volume group stays with the mount.
@@ -368,7 +380,8 @@ class Planner {
 
   void plan(const config::Snapshot& snapshot) {
     const std::string& name = snapshot.name.value;
-    if (running_.contains(name)) return;
+    if (const auto now = running_.find(name); now != running_.end())
+      return check_same(snapshot, *now->second);
     if (!snapshot.cow_image || !snapshot.persistent.value || snapshot.readonly.value ||
         snapshot.discard_zeroes_cow.value || snapshot.discard_passdown_origin.value)
       return problem(
@@ -389,10 +402,37 @@ class Planner {
                            ""});
   }
 
+  // A snapshot is of one instant: what it is of, and in which chunks, stays.
+  void check_same(const config::Snapshot& snapshot, const json& now) {
+    const std::string& name = snapshot.name.value;
+    const auto row = row_of(now, "snapshot");
+    const auto differs = [&](const std::string& what, const std::string& found,
+                             const std::string& wanted) {
+      if (!found.empty() && found != wanted)
+        problem(
+            fmt::format("snapshot {}: its {} is {} on the mount and {} in the definition; only "
+                        "another snapshot can have that",
+                        name, what, found, wanted));
+    };
+    std::string origin = row[3];
+    if (constexpr std::string_view real = "-real"; origin.ends_with(real)) {
+      const std::string shown = origin.substr(0, origin.size() - real.size());
+      if (running_.contains(shown)) origin = shown;
+    }
+    differs("origin", origin, snapshot.origin.value);
+    differs("chunk size in sectors", row[6],
+            fmt::format("{}", snapshot.chunk_size.value / sector_size));
+  }
+
   void plan_removal(const std::string& name) {
     const json& device = *running_.at(name);
     const std::string kind = device.value("kind", "");
     if (known_.contains(name) || device.value("internal", false)) return;
+    // The store that a snapshot has to itself goes with it.
+    if (constexpr std::string_view store = "-cow"; kind == "image" && name.ends_with(store)) {
+      const auto owner = running_.find(name.substr(0, name.size() - store.size()));
+      if (owner != running_.end() && owner->second->value("kind", "") == "snapshot") return;
+    }
     if (kind == "map")
       plan_.steps.push_back({'-',
                              "map " + name,

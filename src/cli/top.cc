@@ -66,6 +66,7 @@ Rates rates_of(const json& before, const json& after, double seconds) {
     return number(after["time_us"], op) - number(before["time_us"], op);
   };
   Rates rates;
+  if (seconds <= 0) return rates;
   const double reads = risen("reads"), writes = risen("writes");
   rates.reads = reads / seconds;
   rates.writes = writes / seconds;

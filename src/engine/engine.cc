@@ -184,8 +184,29 @@ Result<std::string> Engine::map_check(std::string_view name, std::string_view ta
   return trial.table(dm::MappedDevice::Which::inactive);
 }
 
+// A map that has snapshots shows through a snapshot-origin of its name. A table that went round
+// that would change the snapshots unseen.
+Status Engine::check_origin_kept(std::string_view name, const dm::MappedDevice& map,
+                                 std::string_view table) const {
+  constexpr std::string_view origin = " snapshot-origin ";
+  const std::string real = fmt::format("{}-real", name);
+  if (!map.table().ends_with(fmt::format("{}{}\n", origin, real)) ||
+      table.find(origin) != std::string_view::npos)
+    return {};
+  for (const Node* node : graph_.nodes()) {
+    const auto* other = dynamic_cast<const dm::MappedDevice*>(node->device.get());
+    if (other && other->table().find(fmt::format(" snapshot {} ", real)) != std::string::npos)
+      return fail(Error::make(
+          EBUSY,
+          fmt::format("{}: '{}' is a snapshot of it: load the table of what both stand on, {}",
+                      name, node->name, real)));
+  }
+  return {};
+}
+
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  VOLFS_TRY(check_origin_kept(name, *map, table));
   std::vector<Graph::Pin> pins;
   VOLFS_TRY(in(name, load_table(*map, table, read_only, pins)));
   events_.publish({"map.loaded", std::string(name), {}});

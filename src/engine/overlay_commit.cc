@@ -60,11 +60,13 @@ struct Opened {
 
 Result<Opened> open_parts(dm::OriginRegistry& registry, const OverlayImage& image,
                           const std::string& store, bool write) {
-  const ImageOptions options{.read_only = !write, .lock = write};
+  // What was written beyond the end of an image that was padded can be looked at.
+  ImageOptions options{.read_only = !write, .lock = write, .pad = write ? 0 : image.pad};
   Opened opened;
   VOLFS_TRY_ASSIGN(opened.image, FileImage::open("image", image.path, options));
+  options.pad = 0;
   VOLFS_TRY_ASSIGN(opened.store, FileImage::open("store", store, options));
-  if (opened.image->size() != image.size)
+  if (opened.image->size() != (write ? image.size : std::max(image.size, image.pad)))
     return fail(Error::make(
         ESTALE, fmt::format("{}: its size was {} and is {}; expected the image as it was when the "
                             "overlay was laid over it",

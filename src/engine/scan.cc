@@ -65,7 +65,7 @@ class Scanner {
     free(whole);
     if (!files_.insert(real).second) return fail_invalid(path + ": given twice");
     const std::string name = name_for(path);
-    VOLFS_TRY_ASSIGN(const auto partitions, list_partitions(real));
+    VOLFS_TRY_ASSIGN(const auto partitions, list_partitions(real, pad_ ? size_for_table(real) : 0));
     if (partitions.empty()) return look_at_image(name, real, 0);
     if (is_member_itself(name, real, partitions)) {
       scan_.remarks.push_back(
@@ -80,6 +80,13 @@ class Scanner {
         scan_.remarks.push_back(looked.error().text());
     }
     return {};
+  }
+
+  // A GPT is only believed where all of its disk is there. 0: the file's own size.
+  static uint64_t size_for_table(const std::string& path) {
+    const auto whole = FileImage::open(path, path, {.read_only = true});
+    const uint64_t wanted = partitioned_size(path);
+    return whole && wanted > (*whole)->size() ? wanted : 0;
   }
 
   static std::optional<md::MemberMetadata> superblock_on(const std::string& name,
@@ -192,7 +199,8 @@ class Scanner {
     } else {
       return std::nullopt;
     }
-    if (partition != 0) wanted.size = (*image)->start() + (*image)->size();
+    if (partition != 0)
+      wanted.size = std::max((*image)->start() + (*image)->size(), size_for_table(path));
     const uint64_t size = (*whole)->size();
     if (wanted.size <= size || wanted.size > max_device_size) return std::nullopt;
     scan_.remarks.push_back(fmt::format(

@@ -39,6 +39,12 @@ config::ArrayMetadata config_metadata(md::SuperblockVersion version) {
   return config::ArrayMetadata::v1_2;
 }
 
+// A clean stop takes the event count back to what it was before: the time tells the younger then.
+auto age_of(const ArrayMember& member) {
+  const md::ArrayMetadata& a = member.sb.array;
+  return std::tuple(a.events, a.utime.seconds, a.utime.microseconds);
+}
+
 // Part of a sentence: "a.img has 4179 events, the others have 4182".
 std::string events_text(const FoundMember& member, uint64_t freshest) {
   return fmt::format("it has {} events, the others have {}", member.events, freshest);
@@ -53,9 +59,7 @@ std::string_view to_string(FoundMember::State state) {
 }
 
 const ArrayMember& ArrayGroup::freshest() const {
-  return *std::max_element(members_.begin(), members_.end(), [](const auto& a, const auto& b) {
-    return a.sb.array.events < b.sb.array.events;
-  });
+  return *std::ranges::max_element(members_, {}, age_of);
 }
 
 FoundMember ArrayGroup::look_at(const ArrayMember& member) const {
@@ -167,6 +171,15 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
     notes.push_back(fmt::format("slot{} {} {} missing",
                                 missing.find(',') == missing.npos ? "" : "s", missing,
                                 missing.find(',') == missing.npos ? "is" : "are"));
+  for (const ArrayMember& each : members_) {
+    const auto in_use = std::ranges::find(members, each.device, &FoundMember::device);
+    const uint64_t last = freshest().sb.array.utime.seconds, own = each.sb.array.utime.seconds;
+    if (in_use != members.end() && in_use->state == State::in_sync && own < last)
+      notes.push_back(
+          fmt::format("{} was updated {} s before the others: if it is an older copy, what is read "
+                      "may be mixed of old and new",
+                      each.device, last - own));
+  }
   for (const FoundMember& m : members) {
     if (m.state == State::stale)
       notes.push_back(fmt::format("{}{} out of date: {}", m.device,
@@ -189,8 +202,8 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
   return notes;
 }
 
-// Of members with one identity only the one with the most events stays; the first that was given
-// where they are equal.
+// Of members with one identity only the one that was written last stays; the first that was given
+// where their superblocks do not tell.
 void ArrayGroup::leave_out_copies(FoundArray& array) const {
   for (size_t i = 0; i < members_.size(); ++i) {
     const auto same = [&](const ArrayMember& other) {
@@ -201,12 +214,14 @@ void ArrayGroup::leave_out_copies(FoundArray& array) const {
     };
     const ArrayMember* best = nullptr;
     for (const ArrayMember& other : members_)
-      if (same(other) && (!best || other.sb.array.events > best->sb.array.events)) best = &other;
+      if (same(other) && (!best || age_of(other) > age_of(*best))) best = &other;
     if (best == &members_[i]) continue;
     array.members[i].state = State::copy;
     array.notes.push_back(fmt::format(
         "{} is left out: it is a copy of {}, which is taken{}", members_[i].device, best->device,
-        best->sb.array.events > members_[i].sb.array.events ? " for its higher event count" : ""));
+        age_of(*best) > age_of(members_[i])
+            ? ", for it was written later"
+            : "; which of them was written later their superblocks do not tell"));
   }
 }
 

@@ -203,6 +203,35 @@ def test_apply_grows_a_map_under_its_snapshots(t):
     holds("map m: cannot become smaller while there are snapshots of it" in message, message)
 
 
+def test_apply_keeps_snapshots_whole(t):
+    low = ("volfs: 1\nimages:\n  d: {path: d.img, size: 8MiB}\nmaps:\n"
+           '  m: {table: "0 1024 linear d 0"}\n  n: {table: "0 1024 linear d 4096"}\n')
+    text = low + "snapshots:\n  s: {origin: m, cow: {path: s.cow, size: 2MiB}, chunk_size: 4KiB}\n"
+    definition = t.define(text)
+    volfs("create", definition)
+    t.mount(definition)
+    table = (t.mnt / ".volfs/table").read_text()
+    for wrong, words in (("origin: n", "its origin is m on the mount and n in the definition"),
+                         ("chunk_size: 8KiB", "chunk size in sectors is 8 on the mount and 16 in the definition")):
+        definition.write_text(text.replace("origin: m" if "origin" in wrong else "chunk_size: 4KiB", wrong))
+        message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+        holds("snapshot s: " in message and words in message, message)
+    # Nor does a table of the map itself go round what the snapshot stands on.
+    message = stderr_of(lab.VOLFS, "map", "load", t.mnt / "m", "--table", "0 1024 linear d 0")
+    holds("'s' is a snapshot of it" in message and "m-real" in message, message)
+    equal((t.mnt / ".volfs/table").read_text(), table, "tables")
+    # Without the snapshot all is as it was before there was one, also for the next.
+    definition.write_text(low)
+    equal(volfs("apply", definition, t.mnt, "-n"), "- snapshot s (what it keeps is lost)\n", "the plan")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    volfs("snapshot", "create", t.mnt / "again", "--origin", "m", "--cow", t.path / "again.cow", "--size", "2MiB")
+    (t.mnt / "m").open("r+b", buffering=0).write(b"new")
+    equal((t.mnt / "again").read_bytes()[:3], bytes(3), "the snapshot")
+    volfs("map", "load", t.mnt / "n", "--table", "0 2048 linear d 4096")
+    volfs("map", "clear", t.mnt / "n")
+
+
 GROUP = """
 volfs: 1
 images:
@@ -222,6 +251,9 @@ def test_apply_makes_resizes_and_removes_logical_volumes(t):
     t.mount(definition)
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "an unchanged group")
     (t.mnt / "vg0/root").open("r+b", buffering=0).write(b"data of root")
+    definition.write_text(GROUP.replace("home: {size: 8MiB}", "home: {size: 800MiB}"))
+    told = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("lv vg0/home" in told and "0 of 1 steps are done" in told, told)
     definition.write_text(GROUP.replace("root: {size: 16MiB}", "root: {size: 24MiB}")
                           .replace("home: {size: 8MiB}", "var: {size: 4MiB}"))
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),

@@ -207,6 +207,68 @@ def test_a_physical_volume_with_a_cut_off_end(t):
         unchanged()
 
 
+def test_a_partitioned_disk_with_a_cut_off_end(t):
+    lab.need_program("sfdisk")
+    for label in ("gpt", "dos"):
+        disk = t.file(f"{label}.img", 32 * MiB)
+        run("sfdisk", "-q", "--no-reread", "--no-tell-kernel", disk,
+            input=f"label: {label}\nstart=2048, size=40960\nstart=43008, size=8192\n")
+        definition = t.define(f"volfs: 1\nimages: {{p: {{path: {label}.img, partition: 1}}}}\nvolume_groups:\n  vg:\n"
+                              "    physical_volumes: [p]\n    logical_volumes: {root: {size: 16MiB}}\n")
+        volfs("create", definition)
+        t.mount(definition)
+        content = t.random.randbytes(16 * MiB)
+        (t.mnt / "vg/root").write_bytes(content)
+        t.umount()
+        # The end of the disk, with the other copy of the table; then of the partition, too.
+        for size in (32 * MiB - 512, 32 * MiB - 17408, 21 * MiB, 12 * MiB + 100):
+            os.truncate(disk, size)
+            report, unchanged = rescue(t, [disk])
+            with open(t.mnt / "vg/root", "rb") as file:
+                there = min(16 * MiB, (size - 2 * MiB) // 4096 * 4096)
+                equal(os.pread(file.fileno(), there, 0), content[:there], f"{label}, {size} bytes left")
+            t.umount()
+            unchanged()
+
+
+def test_what_is_written_beyond_a_cut_can_be_looked_at(t):
+    two_disks(t)
+    os.truncate(t.path / "b.img", 12 * MiB)
+    report, unchanged = rescue(t, [t.path / "a.img", t.path / "b.img"])
+    with open(t.mnt / "vg/wide", "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"w" * MiB, 13 * MiB)
+        os.fsync(file.fileno())
+    t.umount()
+    shown = json.loads(volfs("overlay", "status", report["overlay"], "--json"))
+    holds(any({"offset": 14 * MiB, "length": MiB} in image["ranges"] for image in shown["images"]), shown)
+    told = stderr_of(lab.VOLFS, "overlay", "commit", report["overlay"], "--yes")
+    holds("b.img: ends at" in told and "cannot be committed" in told, told)
+    unchanged()
+    volfs("overlay", "discard", report["overlay"], "--yes")
+
+
+def test_of_two_copies_the_one_written_later_is_taken(t):
+    _, images = build(t, "raid5", 3)
+    t.umount()
+    definition = t.path / "lab.yaml"
+    old = t.path / "old.img"
+    shutil.copy(images[0], old)
+    time.sleep(1.1)  # 0.90 counts seconds, and so does a person
+    t.mount(definition)
+    put(t, t.mnt / "nas", "late", "written after the copy\n")
+    t.umount()
+    for order in ([old, *images], [*images, old]):
+        report, unchanged = rescue(t, order)
+        holds(any("old.img is left out: it is a copy of d0.img, which is taken, for it was written later" in note
+                  for array in report["found"]["arrays"] for note in array["notes"]), report)
+        equal(run("debugfs", "-R", "cat late", t.mnt / "nas"), "written after the copy\n", "the file")
+        t.umount()
+        unchanged()
+    report, unchanged = rescue(t, [old, *images[1:]])
+    holds(any("old.img was updated " in note for array in report["found"]["arrays"] for note in array["notes"]), report)
+    t.umount()
+
+
 def test_members_with_a_cut_off_end(t):
     _, images = build(t, "raid5", 3)
     content = (t.mnt / "nas").read_bytes()

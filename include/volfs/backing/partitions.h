@@ -23,9 +23,12 @@ struct Partition {
 // In the order of the table; empty if there is no table that libblkid knows. GPTs made for
 // sectors of 4096 bytes are found on files, too. Partitions that do not lie in the image are
 // listed as they are.
-Result<std::vector<Partition>> list_partitions(const std::string& path);
+// SIZE: how large the image is to be taken for, where it has a GPT and ends before; 0: as it is.
+Result<std::vector<Partition>> list_partitions(const std::string& path, uint64_t size = 0);
 // FD is open for reading and stays open; its position is moved.
-Result<std::vector<Partition>> list_partitions(int fd, const std::string& path);
+Result<std::vector<Partition>> list_partitions(int fd, const std::string& path, uint64_t size = 0);
+// How large the disk was for which the GPT at the start of the image was made; 0: there is none.
+uint64_t partitioned_size(const std::string& path);
 
 struct Signature {
   std::string type;   // "ext4", "linux_raid_member", "LVM2_member", "gpt", ...

@@ -117,6 +117,7 @@ class Engine {
   // What dmsetup would print of a table, if it were loaded; nothing is changed. Not for tables with
   // snapshots or origins in them, which only one device may have: EOPNOTSUPP.
   Result<std::string> map_check(std::string_view name, std::string_view table, bool read_only);
+  // EBUSY: the map has snapshots, and the table would go round its snapshot-origin.
   Status map_load(std::string_view name, std::string_view table, bool read_only);
   Status map_clear(std::string_view name);
   // A timeout of 0 waits without end.
@@ -157,6 +158,8 @@ class Engine {
     std::unique_ptr<Node> node;
   };
   Result<Gone> remove_node(Node& node);
+  Status check_origin_kept(std::string_view name, const dm::MappedDevice& map,
+                           std::string_view table) const;
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
                     std::vector<Graph::Pin>& pins);
   Status check_new_map(std::string_view name, std::string_view uuid) const;
