@@ -10,13 +10,9 @@ namespace {
 
 using namespace test;
 
-MemberMetadata on(Rig& rig, size_t disk) {
-  return *must(scan(*rig.faults[disk]));
-}
-
 template <class Change>
 void change(Rig& rig, size_t disk, Change change) {
-  MemberMetadata sb = on(rig, disk);
+  MemberMetadata sb = rig.superblock(disk);
   change(sb);
   must(rig.disks[disk]->write(sb.super_offset, must(encode_superblock(sb))));
 }
@@ -56,7 +52,7 @@ TEST_CASE("of two copies of a member the one that is out of date is left out") {
     const std::vector<std::byte> block(4 * KiB, std::byte{7});
     for (uint64_t at = 0; at < array.size(); at += 4 * KiB) must(array.write(at, block));
     must(array.stop());
-    CHECK(on(rig, copy).array.events + 1 < on(rig, 1).array.events);
+    CHECK(rig.superblock(copy).array.events + 1 < rig.superblock(1).array.events);
     for (const bool first : {true, false}) {
       rig.array.reset();
       auto given = some(rig, {0, 1, 2, 3});
@@ -177,7 +173,7 @@ TEST_CASE("what was never recovered is not forced, nor spares, nor replacements"
   for (size_t disk : {0, 2}) change(rig, disk, [](MemberMetadata& sb) { sb.array.events += 9; });
   ArrayOptions force;
   force.force = true;
-  const MemberMetadata whole = on(rig, 1);
+  const MemberMetadata whole = rig.superblock(1);
   change(rig, 1, [](MemberMetadata& sb) { sb.recovery_offset = 64 * KiB; });
   CHECK(refusal(left, force).find("too few members") != std::string::npos);
   change(rig, 1, [&](MemberMetadata& sb) {

@@ -109,6 +109,11 @@ class Rig {
     return list;
   }
   std::string name(size_t disk) const { return faults[disk]->name(); }
+  MemberMetadata superblock(size_t disk) const {
+    auto found = must(scan(*faults[disk]));
+    REQUIRE(found);
+    return *found;
+  }
   Array& assemble(ArrayOptions options = {}) { return assemble(devices(), options); }
   Array& assemble(const std::vector<BlockDevice*>& members, ArrayOptions options = {}) {
     array = must(Array::assemble(members, options));

@@ -10,16 +10,10 @@ namespace {
 
 using namespace test;
 
-MemberMetadata on(Rig& rig, size_t disk) {
-  auto found = must(scan(*rig.faults[disk]));
-  REQUIRE(found);
-  return *found;
-}
-
 // Of the writes to the data of a disk every second one finds no room, after its first sector.
 void fill_up(Rig& rig, size_t disk, int error) {
   rig.faults[disk]->add({.op = FaultOp::write | FaultOp::write_zeroes,
-                         .begin = on(rig, disk).data_offset,
+                         .begin = rig.superblock(disk).data_offset,
                          .one_in = 2,
                          .error = error,
                          .torn = 512});
@@ -29,7 +23,7 @@ void nothing_against_members(Rig& rig) {
   const auto status = rig.array->status();
   CHECK(status.state == ArrayState::active);
   for (const auto& member : status.members) CHECK(member.state == MemberState::in_sync);
-  for (size_t disk = 0; disk < rig.disks.size(); ++disk) CHECK(!on(rig, disk).bad_blocks);
+  for (size_t disk = 0; disk < rig.disks.size(); ++disk) CHECK(!rig.superblock(disk).bad_blocks);
 }
 
 // Writes until some have failed, and takes into MODEL what these left.
@@ -87,7 +81,7 @@ TEST_CASE("a write that finds no room fails, and a resync makes right what it le
         if (restart) {
           must(array->stop());
           rig.array.reset();
-          in_sync = on(rig, 0).array.resync_offset == all_in_sync;
+          in_sync = rig.superblock(0).array.resync_offset == all_in_sync;
         }
         for (const auto& fault : rig.faults) fault->remove_all();
         if (restart) array = &rig.assemble();
@@ -106,7 +100,7 @@ TEST_CASE("a write that finds no room fails, and a resync makes right what it le
 // Of the writes to the superblock, the bitmap and the bad-block log of a disk one in ONE_IN finds
 // no room.
 void fill_up_metadata(Rig& rig, size_t disk, uint64_t one_in) {
-  const MemberMetadata sb = on(rig, disk);
+  const MemberMetadata sb = rig.superblock(disk);
   const uint64_t end = sb.super_offset > sb.data_offset ? UINT64_MAX : sb.data_offset;
   const uint64_t begin = sb.super_offset > sb.data_offset ? sb.data_offset + sb.data_size : 0;
   rig.faults[disk]->add({.op = FaultOp::write | FaultOp::write_zeroes,
@@ -127,8 +121,8 @@ std::vector<Shape> metadata_shapes() {
 
 void nothing_is_behind(Rig& rig, const Shape& shape) {
   for (size_t disk = 1; disk < shape.disks; ++disk) {
-    CHECK(on(rig, disk).array.events == on(rig, 0).array.events);
-    CHECK(on(rig, disk).array.resync_offset == on(rig, 0).array.resync_offset);
+    CHECK(rig.superblock(disk).array.events == rig.superblock(0).array.events);
+    CHECK(rig.superblock(disk).array.resync_offset == rig.superblock(0).array.resync_offset);
   }
 }
 
@@ -232,8 +226,8 @@ TEST_CASE("a member is lost for good only when there is room to record it") {
     model.write(0, bytes);
     must_equal(model, array);
     rig.faults[1]->vanish(false);
-    CHECK(on(rig, 0).array.roles[1] == role_faulty);
-    CHECK(on(rig, 1).array.events + 1 < on(rig, 0).array.events);
+    CHECK(rig.superblock(0).array.roles[1] == role_faulty);
+    CHECK(rig.superblock(1).array.events + 1 < rig.superblock(0).array.events);
     // Others come without trouble.
     must(array.remove("disk1"));
     must(array.add(*rig.faults[1]));
@@ -404,7 +398,7 @@ TEST_CASE("an array whose members have no room for its state is read, and writte
   CHECK(!array.write(0, block));
   for (size_t disk : {0, 1}) rig.faults[disk]->remove_all();
   must(array.write(0, block));
-  CHECK(on(rig, 0).array.roles[2] != 2);
+  CHECK(rig.superblock(0).array.roles[2] != 2);
 }
 
 TEST_CASE("a resync and a recovery that find no room go on when there is some") {
@@ -417,9 +411,9 @@ TEST_CASE("a resync and a recovery that find no room go on when there is some") 
       Random random(seed);
       Rig rig(shape);
       for (size_t disk = 0; disk < shape.disks; ++disk) {
-        rig.disks[disk]->poke(on(rig, disk).data_offset, random_bytes(random, 128 * KiB));
+        rig.disks[disk]->poke(rig.superblock(disk).data_offset, random_bytes(random, 128 * KiB));
         rig.faults[disk]->add(
-            {.op = FaultOp::write, .begin = on(rig, disk).data_offset, .error = ENOSPC});
+            {.op = FaultOp::write, .begin = rig.superblock(disk).data_offset, .error = ENOSPC});
       }
       Array& array = rig.assemble();
       sleep_for(std::chrono::minutes(1));
@@ -437,16 +431,18 @@ TEST_CASE("a resync and a recovery that find no room go on when there is some") 
       model.write(0, read_bytes(array, 0, array.size()));
       const size_t spare = rig.add_disk();
       must(array.add(*rig.faults[spare]));
-      rig.faults[spare]->add(
-          {.op = FaultOp::write, .begin = on(rig, spare).data_offset, .skip = 1, .error = ENOSPC});
+      rig.faults[spare]->add({.op = FaultOp::write,
+                              .begin = rig.superblock(spare).data_offset,
+                              .skip = 1,
+                              .error = ENOSPC});
       must(array.fail("disk0"));
       sleep_for(std::chrono::minutes(1));
       CHECK(array.status().state == ArrayState::degraded);
-      CHECK(!on(rig, spare).bad_blocks);
+      CHECK(!rig.superblock(spare).bad_blocks);
       rig.faults[spare]->remove_all();
       eventually([&] { return array.status().state == ArrayState::active; });
       CHECK(array.wait_sync());
-      CHECK(!on(rig, spare).bad_blocks);
+      CHECK(!rig.superblock(spare).bad_blocks);
       must_equal(model, array);
       must_agree(array);
     }
