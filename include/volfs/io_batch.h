@@ -98,6 +98,7 @@ class IoBatch final : private IoOp::Done {
   void perform(IoOp& op);
   IoQueue* queue_for(IoOp& op, bool may_wait, bool* done);
   bool lower(IoOp& op);
+  void end_lowered();
   void submit_all(bool may_wait);
 
   InlineVector<IoOp, 16> ops_;

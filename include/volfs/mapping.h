@@ -63,6 +63,9 @@ class Mapping {
   void add_zero(uint64_t length);
   void add_error(int error, uint64_t length);
   void hold(LeaseOwner& owner, uint64_t a = 0, uint64_t b = 0);
+  // Whether there is a lease of OWNER. Who meets a gate again, through which the mapping came
+  // already, is inside: to wait for it to open would be to wait for oneself.
+  bool holds(const LeaseOwner& owner) const;
 
   std::span<const Extent> extents() const { return extents_; }
   uint64_t length() const { return length_; }

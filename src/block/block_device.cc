@@ -289,14 +289,16 @@ Result<Allocation> BlockDevice::do_allocation(uint64_t offset, uint64_t length) 
   for (size_t seen = 0; sum.length < length && seen < most_extents;) {
     const uint64_t before = sum.length, seen_before = seen;
     const uint64_t part = std::min(window, length - before);
-    VOLFS_TRY_ASSIGN(const bool alike, add_alike(offset + before, part, seen, sum));
-    if (alike) {
+    const auto alike = add_alike(offset + before, part, seen, sum);
+    if (alike && *alike) {
       if (sum.length - before < part) break;
-      if (seen - seen_before <= few) window *= growth;
+      if (seen - seen_before <= few) window = window < length / growth ? window * growth : length;
     } else if (window > smallest) {
-      window /= growth;
+      window = round_down(std::max(smallest, window / growth), smallest);
     } else {
-      VOLFS_TRY(add_in_order(offset + before, part, sum));
+      // An image that was cut off has an answer up to its end.
+      auto added = add_in_order(offset + before, part, sum);
+      if (!added && sum.length == 0) return fail(std::move(added.error()));
       break;
     }
   }

@@ -213,19 +213,24 @@ void IoBatch::submit_all(bool may_wait) {
     queue->submit(op);
   }
   if (pending_ > 0) queue_->push();
+  // One of them may wait for a device that is being suspended, which waits for the leases.
+  if (!lowered_.empty() && !inline_ops.empty()) end_lowered();
   for (const uint32_t i : inline_ops) perform(ops_[i]);
+}
+
+// Waits for all that is under way.
+void IoBatch::end_lowered() {
+  while (pending_ > 0) queue_->reap(Wait::yes);
+  for (const auto& lowered : lowered_) lowered->mapping.clear();
+  // What failed below is the device's to try in its own way, and to tell.
+  for (const auto& lowered : lowered_)
+    if (!lowered->below.status()) perform(lowered->op);
+  lowered_.clear();
 }
 
 Status IoBatch::run() {
   submit_all(true);
-  while (pending_ > 0) queue_->reap(Wait::yes);
-  // What failed below is the device's to try in its own way, and to tell.
-  for (const auto& lowered : lowered_) {
-    const bool failed = !lowered->below.status();
-    lowered->mapping.clear();
-    if (failed) perform(lowered->op);
-  }
-  lowered_.clear();
+  end_lowered();
   return status();
 }
 

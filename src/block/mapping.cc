@@ -15,8 +15,10 @@ void Mapping::append(const Extent& extent) {
   length_ += extent.length;
   if (!extents_.empty()) {
     Extent& last = extents_.back();
-    const bool same =
-        last.kind == extent.kind && last.device == extent.device && last.error == extent.error;
+    // Extents that only touch by chance would look as if their bytes followed each other.
+    const bool same = !(unordered_ && extent.kind == Extent::Kind::device) &&
+                      last.kind == extent.kind && last.device == extent.device &&
+                      last.error == extent.error;
     if (same &&
         (extent.kind != Extent::Kind::device || last.offset + last.length == extent.offset)) {
       last.length += extent.length;
@@ -34,6 +36,11 @@ void Mapping::add_zero(uint64_t length) {
 }
 void Mapping::add_error(int error, uint64_t length) {
   append({nullptr, 0, length, Extent::Kind::error, error});
+}
+bool Mapping::holds(const LeaseOwner& owner) const {
+  for (size_t i = 0; i < leases_.size(); ++i)
+    if (leases_[i].owner == &owner) return true;
+  return false;
 }
 void Mapping::hold(LeaseOwner& owner, uint64_t a, uint64_t b) {
   leases_.push_back({&owner, a, b});

@@ -263,11 +263,13 @@ bool MappedDevice::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Ma
     out.add_error(ELOOP, length);
     return true;
   }
-  if (wait == Wait::yes)
-    gate_.enter();
-  else if (!gate_.try_enter())
-    return false;
-  out.hold(gate_);
+  if (!out.holds(gate_)) {
+    if (wait == Wait::yes)
+      gate_.enter();
+    else if (!gate_.try_enter())
+      return false;
+    out.hold(gate_);
+  }
   // The door checked against the size and the mode of before; the table may be another one.
   const Table* table = live_.load(std::memory_order_acquire);
   const uint64_t size = table ? table->size() : 0;

@@ -58,6 +58,16 @@ bool good_store_name(const std::string& name) {
   return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos;
 }
 
+// Whether it is a store that was made for IMAGE and never written to: of an addition that was
+// interrupted before the manifest told of it.
+bool is_unused_store(const std::string& path, const OverlayImage& image) {
+  const auto store = FileImage::open("store", path, {.read_only = true});
+  if (!store || (*store)->size() != dm::full_store_size(image.size, image.chunk_size)) return false;
+  const auto info = dm::inspect_store(**store);
+  return info && info->kind == dm::StoreInfo::Kind::store && info->valid &&
+         info->chunk_size == image.chunk_size && info->first_old == 0 && info->first_new == 0;
+}
+
 }  // namespace
 
 Result<std::string> real_path(const std::string& path) {
@@ -159,7 +169,38 @@ std::string Overlay::store_path(const OverlayImage& image) const {
   return directory_ + "/" + image.store;
 }
 
-Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) const {
+// An entry whose file is gone and whose image is what REAL holds now: it was moved, or the folder
+// that it is in. Without that its changes would be out of sight, and a second store begun.
+Result<std::vector<OverlayImage>::iterator> Overlay::find_moved(const std::string& real,
+                                                                bool force) {
+  OverlayImage now;
+  now.path = real;
+  for (auto entry = images_.begin(); entry != images_.end(); ++entry) {
+    if (FileIdentity::at(entry->path)) continue;
+    if (now.fingerprint.empty()) {
+      VOLFS_TRY_ASSIGN(const auto file,
+                       FileImage::open("image", real, {.read_only = true, .lock = false}));
+      now.size = file->size();
+      VOLFS_TRY(describe_image(*file, now));
+    }
+    if (now.size != entry->size || now.fingerprint != entry->fingerprint) continue;
+    if (now.mtime != entry->mtime && !force)
+      return fail(Error::make(
+          ESTALE, fmt::format("{}: seems to be {}, which {} has changes of and which is gone, but "
+                              "was written to at another time: move it back, or give it its time "
+                              "(touch -d), or say force",
+                              real, entry->path, directory_)));
+    log_info("{}: is {}, which is gone from there: its changes are laid over it", real,
+             entry->path);
+    entry->path = real;
+    entry->mtime = now.mtime;
+    if (auto saved = save(); !saved) log_warning("{}", saved.error().text());
+    return entry;
+  }
+  return images_.end();
+}
+
+Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) {
   VOLFS_TRY_ASSIGN(const std::string real, real_path(path));
   if (state_ != State::open)
     return fail(Error::make(
@@ -172,6 +213,9 @@ Result<const OverlayImage*> Overlay::find(const std::string& path, bool force) c
     found = std::ranges::find_if(images_, [&](const OverlayImage& image) {
       return identity && FileIdentity::at(image.path) == identity;
     });
+  }
+  if (found == images_.end()) {
+    VOLFS_TRY_ASSIGN(found, find_moved(real, force));
   }
   if (found == images_.end()) return nullptr;
   if (auto same = check(*found); !same) {
@@ -211,17 +255,17 @@ Result<const OverlayImage*> Overlay::add(const std::string& path) {
   image.store = base + ".cow";
   for (int i = 2; taken(image.store); ++i) image.store = fmt::format("{}-{}.cow", base, i);
   const std::string store = store_path(image);
-  struct stat status{};
-  if (::lstat(store.c_str(), &status) == 0)
-    return fail(Error::make(
-        EEXIST, fmt::format("{}: is there, and {} does not know it; expected no file of that name, "
-                            "which the store for {} is to have",
-                            store, manifest_name, real)));
   const std::string fresh = fmt::format("{}/{}", directory_, new_store_name);
   ::unlink(fresh.c_str());  // of an addition that was interrupted
   {
     VOLFS_TRY_ASSIGN(const auto origin, FileImage::open("image", real, {.read_only = true}));
     image.size = origin->size();
+    struct stat status{};
+    if (::lstat(store.c_str(), &status) == 0 && !is_unused_store(store, image))
+      return fail(Error::make(
+          EEXIST, fmt::format("{}: is there, and {} does not know it; expected no file of that "
+                              "name, which the store for {} is to have",
+                              store, manifest_name, real)));
     VOLFS_TRY(describe_image(*origin, image));
     VOLFS_TRY(create_image(fresh, dm::full_store_size(image.size, image.chunk_size)));
     VOLFS_TRY_ASSIGN(const auto cow, FileImage::open("store", fresh, {}));

@@ -275,13 +275,15 @@ void Snapshots::watch(Merge& merge) {
   while (true) {
     SnapshotState state;
     read_status(*merge.top, state);
-    if (!state.state.empty()) {
+    // An overflowed snapshot is merged all the same, and says how far only when nothing is left.
+    const bool overflowed = state.state == "overflow";
+    if (!state.state.empty() && !overflowed) {
       const std::lock_guard lock(merges_mutex_);
       merge.state = state.state;
       merges_changed_.notify_all();
       return;
     }
-    if (state.used == state.metadata) return finish(merge);
+    if (!overflowed && state.used == state.metadata) return finish(merge);
     {
       const std::lock_guard lock(merges_mutex_);
       if (closing_ && merge.defined) return;

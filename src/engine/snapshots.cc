@@ -313,9 +313,19 @@ Status Snapshots::check_removable(const Node& node) const {
   const dm::MappedDevice* const top = map_of(node);
   const std::string type = top ? first_row(*top).type : "";
   if (!type.starts_with("snapshot-")) return {};
-  if (type == "snapshot-merge")
+  if (type == "snapshot-merge") {
+    SnapshotState state;
+    read_status(*top, state);
+    const bool nothing_left =
+        state.state.empty() ? state.used == state.metadata : state.state == "invalid";
+    const std::lock_guard lock(merges_mutex_);
+    const bool followed = std::ranges::any_of(merges_, [&](const auto& entry) {
+      return entry.second->origin == &node && entry.second->state == "merging";
+    });
+    if (nothing_left && !followed) return {};
     return fail(
         Error::make(EBUSY, fmt::format("{}: a snapshot is being merged into it", node.name)));
+  }
   std::string user;
   top->for_each_below([&](BlockDevice& real) {
     for (const std::string& name : engine_.graph_.users(real))

@@ -99,22 +99,27 @@ bool Array::do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& 
     out.add(*this, offset, length);
     return true;
   }
-  if (wait == Wait::yes)
-    c.maps.enter();
-  else if (!c.maps.try_enter())
-    return false;
-  c.operations.fetch_add(1, std::memory_order_relaxed);
-  if (c.failed.load(std::memory_order_relaxed)) {
-    c.maps.exit();
-    out.add_error(EIO, length);
-  } else if ((!out.careful() || c.personality->maps_writes()) &&
-             c.personality->mappable(offset, length)) {
-    out.hold(c.maps);
-    c.personality->map(offset, length, out);
-  } else {
-    c.maps.exit();
-    out.add(*this, offset, length);
+  const bool inside = out.holds(c.maps);  // by other bytes of the same request
+  if (!inside) {
+    if (wait == Wait::yes)
+      c.maps.enter();
+    else if (!c.maps.try_enter())
+      return false;
   }
+  c.operations.fetch_add(1, std::memory_order_relaxed);
+  const bool failed = c.failed.load(std::memory_order_relaxed);
+  const bool mapped = !failed && (!out.careful() || c.personality->maps_writes()) &&
+                      c.personality->mappable(offset, length);
+  if (mapped) {
+    if (!inside) out.hold(c.maps);
+    c.personality->map(offset, length, out);
+    return true;
+  }
+  if (!inside) c.maps.exit();
+  if (failed)
+    out.add_error(EIO, length);
+  else
+    out.add(*this, offset, length);
   return true;
 }
 

@@ -221,6 +221,35 @@ def test_a_file_that_is_no_store_of_the_overlay_stays(t):
     t.mount(definition, options=[f"overlay={foreign.parent}"])
 
 
+def test_an_image_that_was_moved_keeps_its_changes(t):
+    content = t.random.randbytes(MiB)
+    changes = t.path / "changes"
+    (t.path / "x").mkdir()
+    (t.path / "x/a.img").write_bytes(content)
+    text = "volfs: 1\nimages: {d: %s}\nmaps: {m: {table: 0 2048 linear d 0}}\n"
+    t.mount(t.define(text % "x/a.img"), options=[f"overlay={changes}"])
+    (t.mnt / "m").open("r+b", buffering=0).write(b"changed")
+    t.umount()
+    (t.path / "x").rename(t.path / "y")
+    for place, options in (("y/a.img", ["ro"]), ("y/a.img", []), ("b.img", [])):
+        if place == "b.img":
+            (t.path / "y/a.img").rename(t.path / "b.img")
+        t.mount(t.define(text % place), options=[f"overlay={changes}", *options])
+        equal((t.mnt / "m").read_bytes()[:7], b"changed", f"what was written, from {place}")
+        t.umount()
+        equal(len(list(changes.glob("*.cow"))), 1, "stores")
+    # Of another time it may be another copy.
+    (t.path / "b.img").rename(t.path / "c.img")
+    os.utime(t.path / "c.img", (1, 1))
+    told = stderr_of(lab.VOLFS, "mount", t.define(text % "c.img"), t.mnt, "-o", f"overlay={changes}")
+    holds("seems to be" in told and "b.img" in told and "force" in told, told)
+    t.mount(t.define(text % "c.img"), options=[f"overlay={changes}", "force"])
+    equal((t.mnt / "m").read_bytes()[:7], b"changed", "what was written, by force")
+    t.umount()
+    overlay("commit", changes, "--yes")
+    equal((t.path / "c.img").read_bytes(), b"changed" + content[7:], "the image")
+
+
 def test_images_that_changed_behind_an_overlay_are_refused(t):
     definition = prepare(t)
     changes = t.path / "changes"

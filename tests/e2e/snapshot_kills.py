@@ -256,6 +256,32 @@ def test_a_discard_killed_at_every_step_leaves_the_images_and_no_half_of_it(t):
     overlay_steps(t, "discard", check)
 
 
+def test_a_first_mount_with_an_overlay_killed_at_every_step_is_mounted_again(t):
+    need_stop_at()
+    content = {name: t.random.randbytes(300 * KiB) for name in ("disk0.img", "disk1.img")}
+    for name, data in content.items():
+        (t.path / name).write_bytes(data)
+    definition = t.define("volfs: 1\nimages: {a: disk0.img, b: disk1.img}\nmaps:\n"
+                          "  data: {table: 0 600 linear a 0}\n  more: {table: 0 600 linear b 0}\n")
+    for n in itertools.count(1):
+        changes = t.path / f"changes{n}"
+        environment = stopping(t)
+        arm(t, n)
+        killed = subprocess.run([lab.VOLFS, "mount", definition, t.mnt, "-o", f"overlay={changes}"], env=environment,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60).returncode != 0
+        if lab.is_mounted(t.mnt):
+            try_volfs("umount", "--force", t.mnt)
+        if not killed:
+            break
+        t.mount(definition, options=[f"overlay={changes}"])
+        equal((t.mnt / "data").read_bytes() + (t.mnt / "more").read_bytes(), b"".join(content.values()), f"step {n}")
+        t.umount()
+    print(f"  {n - 1} steps")
+    holds(n > 10, "steps")
+    for name, data in content.items():
+        equal((t.path / name).read_bytes(), data, name)
+
+
 class Writer(threading.Thread):
     """Writes sectors and syncs them until the volume goes; knows what each may hold."""
 

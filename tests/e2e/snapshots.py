@@ -273,6 +273,57 @@ def test_a_merge_goes_on_at_the_next_mount(t):
     holds(content_of(t.mnt / "before") == old and content_of(t.mnt / "data") == old, "both")
 
 
+def test_an_overflowed_snapshot_is_merged_to_its_end(t):
+    old = t.random.randbytes(4 * MiB)
+    (t.path / "d.img").write_bytes(old)
+    t.mount(t.define("volfs: 1\nimages: {d: d.img}\nmaps: {m: {table: 0 8192 linear d 0}}\n"))
+    snapshot("create", t.mnt / "s", "--origin", "m", "--size", "256KiB", "--chunk-size", "4KiB", "--overflow")
+    with open(t.mnt / "s", "r+b", buffering=0) as file:
+        lab.raises(errno.EIO, lambda: [os.pwrite(file.fileno(), b"s" * 4 * KiB, at) and os.fsync(file.fileno())
+                                       for at in range(0, MiB, 4 * KiB)])
+    equal(json.loads(snapshot("status", t.mnt / "s", "--json"))["state"], "overflow", "state")
+    shown = (t.mnt / "s").read_bytes()
+    holds(shown != old, "nothing was written")
+    snapshot("merge", t.mnt / "s", "--yes")
+    snapshot("wait", t.mnt / "s", "--timeout", "60")
+    holds((t.mnt / "m").read_bytes() == shown, "the origin")
+    equal(device(t, "m")["map"]["table"].split()[2], "linear", "the table")
+    snapshot("create", t.mnt / "next", "--origin", "m")
+
+
+def test_two_merges_into_one_origin_take_turns(t):
+    for name, size in (("o.img", 8 * MiB), ("c1.img", 12 * MiB), ("c2.img", 12 * MiB)):
+        t.file(name, size)
+    t.mount(t.define("volfs: 1\nimages: {o: o.img, c1: c1.img, c2: c2.img}\nmaps:\n"
+                     "  slow: {table: 0 16384 delay o 0 20}\n"
+                     "  s1: {table: 0 16384 snapshot slow c1 P 8}\n  s2: {table: 0 16384 snapshot slow c2 P 8}\n"))
+    for number, name in ((b"1", "s1"), (b"2", "s2")):
+        (t.mnt / name).open("r+b", buffering=0).write(number * 4 * MiB)
+    for name in ("s1", "s2"):
+        volfs("map", "suspend", t.mnt / name)
+    volfs("map", "create", t.mnt / "m1", "--table", "0 16384 snapshot-merge slow c1 P 8")
+    told = stderr_of(lab.VOLFS, "map", "create", t.mnt / "m2", "--table", "0 16384 snapshot-merge slow c2 P 8")
+    holds("another snapshot of the origin is being merged" in told, told)
+    lab.wait_until(lambda: status_words(t, "m1")[-1] == status_words(t, "m1")[0].split("/")[0], "the end of the merge")
+    holds((t.mnt / "m1").read_bytes() == b"1" * 4 * MiB + bytes(4 * MiB), "the origin")
+    volfs("map", "remove", t.mnt / "s1")
+    volfs("map", "remove", t.mnt / "m1")
+    volfs("map", "create", t.mnt / "m2", "--table", "0 16384 snapshot-merge slow c2 P 8")
+    lab.wait_until(lambda: status_words(t, "m2")[-1] == status_words(t, "m2")[0].split("/")[0], "the end of the other")
+    holds((t.mnt / "m2").read_bytes() == b"2" * 4 * MiB + bytes(4 * MiB), "the origin after both")
+    volfs("map", "remove", t.mnt / "s2")
+
+
+def test_a_merge_made_by_hand_is_removed_when_nothing_is_left(t):
+    for name, size in (("o.img", 8 * MiB), ("c.img", 4 * MiB)):
+        t.file(name, size)
+    t.mount(t.define("volfs: 1\nimages: {o: o.img, c: c.img}\n"))
+    volfs("map", "create", t.mnt / "t", "--table", "0 16384 snapshot-merge o c P 8")
+    equal(status_words(t, "t")[-1], "16", "metadata")
+    volfs("map", "remove", t.mnt / "t")
+    holds("t" not in os.listdir(t.mnt), "it is there")
+
+
 def test_snapshots_that_fill_up_cost_nobody_else(t):
     """As Linux's dm-snapshot: what a write to the snapshot, and one to the origin, make of a full P and a full PO."""
     old = t.random.randbytes(32 * MiB)

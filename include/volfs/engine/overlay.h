@@ -66,7 +66,8 @@ class Overlay {
   // The entry of the image at PATH, whatever name the file had when it was made; null if there is
   // none. EBUSY: a commit has begun. ESTALE: the image changed since it was laid over; told with
   // what changed. FORCE lets that pass.
-  Result<const OverlayImage*> find(const std::string& path, bool force) const;
+  // One that was moved since is known by its contents and time, and found there from now on.
+  Result<const OverlayImage*> find(const std::string& path, bool force);
   // Makes an entry and an empty store. EEXIST: the directory has a file in the store's place, or a
   // store for what a loop device shows under another name.
   Result<const OverlayImage*> add(const std::string& path);
@@ -89,6 +90,7 @@ class Overlay {
   Result<bool> load();
   Status save() const;
   Status check(const OverlayImage& image) const;
+  Result<std::vector<OverlayImage>::iterator> find_moved(const std::string& real, bool force);
   Status check_loops(const std::string& path) const;
   Status commit_image(OverlayImage& image, const std::function<void(uint64_t left)>& show);
   Status remove_files();

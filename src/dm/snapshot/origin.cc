@@ -157,6 +157,15 @@ void Origin::detach(Snapshot& snapshot) {
   const RangeLock::Guard guard(lock_, 0, UINT64_MAX);
 }
 
+bool Origin::merges_another(const Snapshot& snapshot) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(snapshots_, [&](const Snapshot* each) {
+    if (each == &snapshot) return false;
+    const SnapshotStatus status = each->status();
+    return status.merging && status.exceptions > 0;
+  });
+}
+
 uint64_t Origin::smallest_chunk() const {
   const std::lock_guard lock(mutex_);
   uint64_t smallest = 0;

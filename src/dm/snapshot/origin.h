@@ -41,6 +41,9 @@ class Origin {
   // Chunks under way, in bytes of the origin: held while a chunk is copied.
   RangeLock& lock() { return lock_; }
   Committer& committer() { return committer_; }
+  // Whether one of them, not SNAPSHOT, is being merged: what it gets is not copied for the other,
+  // so that two at once would give neither.
+  bool merges_another(const Snapshot& snapshot) const;
   // The smallest chunk size of the snapshots; 0 without any.
   uint64_t smallest_chunk() const;
 

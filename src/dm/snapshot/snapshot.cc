@@ -100,7 +100,8 @@ SnapshotStatus Snapshot::status() const {
     status.state = SnapshotStatus::State::invalid;
   else if (merge_failed_)
     status.state = SnapshotStatus::State::merge_failed;
-  else if (overflowed_)
+  else if (overflowed_ &&
+           !(merging_ && table_.chunks() == 0))  // merged to its end it has room again
     status.state = SnapshotStatus::State::overflowed;
   return status;
 }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <mutex>
 
+#include "origin.h"
 #include "snapshot.h"
 #include "volfs/log.h"
 
@@ -14,6 +15,10 @@ namespace volfs::dm {
 Status Snapshot::set_merging(bool merging) {
   if (merging && !persistent())
     return fail_invalid("a snapshot with a transient store (N) cannot be merged");
+  if (merging && origin_->merges_another(*this))
+    return fail(Error::make(
+        EBUSY,
+        "another snapshot of the origin is being merged: this one can be when that has ended"));
   const std::lock_guard lock(mutex_);
   merging_ = merging;
   return {};

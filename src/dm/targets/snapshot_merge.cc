@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // snapshot-merge <origin> <cow> <P|PO> <chunk sectors> [features]: what the snapshot shows, while
 // its chunks are moved into the origin from the first resume on, unless the table is read-only; it
-// takes the place of the
-// origin's snapshot-origin. Other snapshots of the origin get their copies. When the status says
-// that what is allocated is metadata only, it can be replaced by the origin. A snapshot that is
-// invalid is not merged: this is the origin then. Discards are dropped.
+// takes the place of the origin's snapshot-origin. Other snapshots of the origin get their copies;
+// one of them can be merged when this merge has ended. When the status says that what is allocated
+// is metadata only, it can be replaced by the origin. A snapshot that is invalid is not merged:
+// this is the origin then. Discards are dropped.
 #include <cerrno>
 
 #include "../snapshot/merge.h"
@@ -39,7 +39,9 @@ class MergeTarget final : public SnapshotBase {
 
 Status MergeTarget::preresume() {
   VOLFS_TRY(SnapshotBase::preresume());
-  return snapshot().set_merging(true);
+  Status status = snapshot().set_merging(true);
+  if (!status) snapshot().leave(this);  // for whoever shows it next
+  return status;
 }
 
 void MergeTarget::resume() {

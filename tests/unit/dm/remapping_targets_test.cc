@@ -120,6 +120,39 @@ TEST_CASE("the allocation of striped and stacked targets is that of the disks") 
   }
 }
 
+TEST_CASE("stripes that lie end to end on one disk are not taken for one run") {
+  Lab lab(1, 64 * KiB);
+  dm::MappedDevice map("map");
+  REQUIRE(lab.set(map, "0 128 striped 2 8 disk0 0 disk0 64") == "");
+  const std::vector<std::byte> page(4096, std::byte(1));
+  REQUIRE(map.write(0, page));
+  REQUIRE(map.write(4096, page));  // half the disk further
+  const auto first = map.allocation(0, map.size());
+  REQUIRE(first);
+  CHECK(first->data);
+  CHECK(first->length == 8192);
+}
+
+TEST_CASE("the largest device there can be is looked through") {
+  Lab lab(1);
+  dm::MappedDevice map("map");
+  REQUIRE(lab.set(map, "0 18014398509481983 zero") == "");
+  CHECK(walk_allocation(map, [](uint64_t, Allocation part) { return !part.data; }) < 10);
+}
+
+TEST_CASE("what a disk that was cut off still has is told, and the end by its error") {
+  Lab lab(2);
+  dm::MappedDevice map("map");
+  REQUIRE(lab.set(map, "0 8192 linear disk0 0\n8192 8192 linear disk1 0") == "");
+  const std::vector<std::byte> page(4096, std::byte(1));
+  REQUIRE(map.write(0, page));
+  lab.disks[1]->set_size(0);
+  const auto first = map.allocation(0, map.size());
+  REQUIRE(first);
+  CHECK(first->data);
+  CHECK(first->length == 4096);
+}
+
 TEST_CASE("terabytes in narrow stripes are looked through in a few steps") {
   Lab lab(4, 4 * TiB);
   dm::MappedDevice map("map");

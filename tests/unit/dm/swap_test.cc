@@ -123,5 +123,28 @@ TEST_CASE("tables swapped under load lose nothing, with real threads") {
   swapping.run(seed, 2000 * test_iterations(1), 200 * test_iterations(1));
 }
 
+TEST_CASE("a request that is inside a map comes through it again while that is being suspended") {
+  Lab lab(1);
+  MappedDevice map("map"), top("top");
+  REQUIRE(lab.set(map, "0 64 linear disk0 0") == "");
+  lab.add(map);
+  REQUIRE(lab.set(top, "0 32 striped 2 1 map 0 map 32") == "");
+  Mapping mapping;
+  REQUIRE(top.map(Op::read, 0, sector_size, Wait::yes, mapping));
+  auto suspending = Thread::start("suspend", [&map] { CHECK(map.suspend()); });
+  REQUIRE(suspending);
+  while (!map.suspended()) sleep_for(std::chrono::milliseconds(1));
+  // Its next stripe is behind the same gate, which waits for it; for others that is closed.
+  CHECK(top.map(Op::read, sector_size, sector_size, Wait::yes, mapping));
+  CHECK(mapping.extents().size() == 2);
+  Mapping other;
+  CHECK(!top.map(Op::read, 0, sector_size, Wait::no, other));
+  other.clear();
+  mapping.clear();
+  suspending->join();
+  REQUIRE(map.resume());
+  CHECK(top.map(Op::read, 0, sector_size, Wait::no, other));
+}
+
 }  // namespace
 }  // namespace volfs::test
