@@ -60,11 +60,11 @@ off_t file_offset(uint64_t offset) {
 }
 
 // A write past RLIMIT_FSIZE shall fail, not kill us. Only if nobody cares for the signal.
-void ignore_file_size_signal() {
+bool ignore_file_size_signal() {
   struct sigaction action{};
-  if (::sigaction(SIGXFSZ, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return;
+  if (::sigaction(SIGXFSZ, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return false;
   action.sa_handler = SIG_IGN;
-  ::sigaction(SIGXFSZ, &action, nullptr);
+  return ::sigaction(SIGXFSZ, &action, nullptr) == 0;
 }
 
 uint64_t sysfs_number(const struct stat& st, const char* what) {
@@ -98,8 +98,7 @@ bool unsupported(int error) {
 
 Result<std::shared_ptr<ImageFile>> ImageFile::open(const std::string& path, bool write, bool direct,
                                                    bool lock) {
-  static std::once_flag once;
-  std::call_once(once, ignore_file_size_signal);
+  [[maybe_unused]] static const bool once = ignore_file_size_signal();
   VOLFS_TRY_ASSIGN(auto claim, Claim::take(path, write, lock));
   struct stat st{};
   if (::fstat(claim->fd(), &st) != 0) return fail_sys(errno, path);

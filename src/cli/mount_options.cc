@@ -13,34 +13,20 @@ namespace volfs::cli {
 namespace {
 
 // What mount(8), fstab(5) and systemd.mount(5) know and the file system does not see.
-constexpr std::array ignored{"defaults",
-                             "auto",
-                             "noauto",
-                             "nofail",
-                             "_netdev",
-                             "user",
-                             "nouser",
-                             "users",
-                             "nousers",
-                             "owner",
-                             "noowner",
-                             "group",
-                             "nogroup",
-                             "async",
-                             "loud",
-                             "silent",
-                             "mand",
-                             "nomand",
-                             "default_permissions"};
+constexpr std::array ignored{"defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser",
+                             "users", "nousers", "owner", "noowner", "group", "nogroup", "async",
+                             "loud", "silent", "mand", "nomand", "default_permissions",
+                             // How times of access are kept means nothing to FUSE, whose server
+                             // keeps them, and there are no links to follow.
+                             "diratime", "nodiratime", "relatime", "norelatime", "strictatime",
+                             "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion",
+                             "nosymfollow", "symfollow"};
 // mount(8) adds the name of an ordinary user who may mount (user=) and of helpers to unmount.
 constexpr std::array ignored_prefixes{
     "x-", "X-", "comment=", "subtype=", "user=", "uhelper=", "helper=", "fsname="};
 // What the kernel or fusermount3 takes as it is.
-constexpr std::array passed{
-    "allow_other", "allow_root", "dev",         "nodev",         "suid",       "nosuid",
-    "exec",        "noexec",     "atime",       "noatime",       "diratime",   "nodiratime",
-    "relatime",    "norelatime", "strictatime", "nostrictatime", "lazytime",   "nolazytime",
-    "sync",        "dirsync",    "iversion",    "noiversion",    "nosymfollow"};
+constexpr std::array passed{"allow_other", "allow_root", "dev",   "nodev",   "suid", "nosuid",
+                            "exec",        "noexec",     "atime", "noatime", "sync", "dirsync"};
 constexpr std::array passed_prefixes{"context=", "fscontext=", "defcontext=", "rootcontext="};
 
 template <class List>

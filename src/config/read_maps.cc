@@ -64,20 +64,25 @@ void read_snapshot(Context& context, const Node& node, Snapshot& snapshot) {
 }
 
 // Splits TEXT, which NODE holds, into rows, each with the place where it stands. In a block
-// scalar ('|') row N is the Nth line below; in any other the place is the node's.
+// scalar ('|') row N is the Nth line below; in a quoted or plain one the rows follow each other on
+// the node's line. A row that is written otherwise (escapes, a folded text) has the node's place.
 void add_rows(Context& context, const Node& node, std::vector<Text>& rows) {
   std::string_view rest = node.text;
+  const std::string_view own = context.source.line(node.at.line - 1);
+  size_t from = node.at.column - 1;
   for (size_t number = 1; !rest.empty(); ++number) {
     const size_t end = std::min(rest.find('\n'), rest.size());
     const std::string_view row = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     Position at = node.at;
-    const size_t line = node.at.line - 1 + number;
-    const std::string_view source = context.source.line(line);
-    const bool alone = number == 1 && rest.empty() &&
-                       context.source.line(line - 1).find(row) != std::string_view::npos;
-    if (const size_t column = source.find(row); !alone && column != std::string_view::npos)
-      at = context.source.position(line, column);
+    const size_t below = node.at.line - 1 + number;
+    if (const size_t column = own.find(row, from); column != std::string_view::npos) {
+      at = context.source.position(node.at.line - 1, column);
+      from = column + row.size();
+    } else if (const size_t indent = context.source.line(below).find(row);
+               indent != std::string_view::npos) {
+      at = context.source.position(below, indent);
+    }
     rows.push_back({std::string(row), at});
   }
 }
@@ -100,8 +105,15 @@ size_t column_of(std::string_view row, std::string_view name) {
   return 0;
 }
 
-Position within(Position row, size_t column) {
-  return {row.line, row.column + static_cast<uint32_t>(column)};
+// Byte COLUMN of ROW; the row's own place if it is not written there as it is.
+Position within(const Source& source, const Text& row, size_t column) {
+  const size_t number = row.at.line - 1;
+  const std::string_view line = source.line(number);
+  for (size_t begin = line.find(row.value); begin != std::string_view::npos;
+       begin = line.find(row.value, begin + 1))
+    if (source.position(number, begin).column == row.at.column)
+      return source.position(number, begin + column);
+  return row.at;
 }
 
 void scan_table(Context& context, Map& map) {
@@ -110,13 +122,14 @@ void scan_table(Context& context, Map& map) {
   for (const TableScan::Problem& problem : scan.problems) {
     if (problem.row >= map.rows.size()) continue;
     const Text& row = map.rows[problem.row];
-    context.report(within(row.at, std::min(problem.column, row.value.size())), problem.found,
-                   problem.expected);
+    context.report(within(context.source, row, std::min(problem.column, row.value.size())),
+                   problem.found, problem.expected);
   }
   for (const TableScan::Reference& reference : scan.references) {
     if (reference.row >= map.rows.size()) continue;
     const Text& row = map.rows[reference.row];
-    map.devices.push_back({reference.name, within(row.at, column_of(row.value, reference.name))});
+    map.devices.push_back(
+        {reference.name, within(context.source, row, column_of(row.value, reference.name))});
   }
 }
 

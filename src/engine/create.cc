@@ -30,9 +30,13 @@ bool exists(const std::string& path) {
 
 // Whether a map or snapshot cannot be looked at yet, since it stands on what is yet to be made.
 bool stands_on(const config::Definition& definition, const config::Item& item,
-               const std::set<std::string>& coming) {
+               const std::string& directory, const std::set<std::string>& coming) {
   if (item.kind != config::DeviceKind::map && item.kind != config::DeviceKind::snapshot)
     return false;
+  if (item.kind == config::DeviceKind::snapshot)
+    if (const auto& cow = definition.snapshots[item.index].cow_image;
+        cow && !exists(resolve_path(directory, cow->path.value)))
+      return true;
   const config::Definition below = needed_for(definition, {name_of(definition, item)});
   return std::ranges::any_of(below.build_order, [&](const config::Item& each) {
     return coming.contains(name_of(definition, each));
@@ -104,6 +108,22 @@ void plan_images(const config::Definition& definition, const CreateOptions& opti
   }
 }
 
+// What is there already must be what the definition says: nothing is made beside an image that a
+// mount would refuse.
+void check_rest(const config::Definition& definition, const CreateOptions& options,
+                const std::set<std::string>& coming, config::Diagnostics& problems) {
+  std::vector<std::string> there;
+  for (const config::Item& item : definition.build_order)
+    if (std::string name = name_of(definition, item); !coming.contains(name))
+      there.push_back(std::move(name));
+  AssembleOptions look;
+  look.directory = options.directory;
+  look.read_only = true;
+  look.probe = true;
+  auto engine = Engine::assemble(needed_for(definition, there), look);
+  if (!engine) problems = std::move(engine.error());
+}
+
 }  // namespace
 
 std::vector<std::string> missing_images(const config::Definition& definition,
@@ -128,9 +148,10 @@ std::expected<std::vector<CreateStep>, config::Diagnostics> plan_creation(
     if (item.kind == config::DeviceKind::volume_group && problems.empty())
       plan_volume_group(definition, definition.volume_groups[item.index], options, coming, steps,
                         problems);
-    if (steps.size() > before || stands_on(definition, item, coming))
+    if (steps.size() > before || stands_on(definition, item, options.directory, coming))
       coming.insert(name_of(definition, item));
   }
+  if (problems.empty()) check_rest(definition, options, coming, problems);
   if (!problems.empty()) {
     problems.sort();
     return std::unexpected(problems);

@@ -78,7 +78,8 @@ def with_helper(t, script, status=0):
 
 def test_mount_8_by_both_types_and_all_options_of_fstab(t):
     definition = fresh(t)
-    many = ("rw,dev,suid,exec,auto,nofail,_netdev,noatime,nouser,async,comment=hello,user=root,"
+    many = ("rw,dev,suid,exec,auto,nofail,_netdev,noatime,nodiratime,lazytime,iversion,nosymfollow,"
+            "nouser,async,comment=hello,user=root,"
             "x-systemd.automount,x-systemd.requires=/tmp,X-mount.mkdir")
     for kind in ("volfs", "fuse.volfs"):
         out = with_helper(t, f"""
@@ -93,6 +94,10 @@ def test_mount_8_by_both_types_and_all_options_of_fstab(t):
                                   f"{definition} {t.path}/none volfs noauto 0 0\n")
     with_helper(t, f"mount -a -T {t.path}/fstab && stat -c %a {t.mnt}/data | grep -q 640 && "
                    f"{lab.VOLFS} umount {t.mnt}")
+    for each in ("relatime", "norelatime", "strictatime", "nostrictatime", "atime", "diratime",
+                 "nolazytime", "noiversion", "sync", "dirsync", "noexec", "nodev", "nosuid"):
+        run(lab.VOLFS, "mount", definition, t.mnt, "-o", each)
+        run(lab.VOLFS, "umount", t.mnt)
 
 
 def test_a_file_system_on_a_volume_that_fstab_mounts(t):
@@ -583,6 +588,12 @@ def test_messages_about_images_that_cannot_be_made(t):
     said = refusal(f"  a: {{path: x.img, size: 1MiB}}\n{second}\n")
     lab.holds(f":4:{second.index('2MiB') + 1}: the image 'b' makes " in said and "2MiB" in said and "expected the same size" in said, said)
     lab.holds(not (t.path / "x.img").exists(), "an image of a definition that was refused")
+    (t.path / "small.img").write_bytes(bytes(MiB))
+    said = refusal("  s: {path: small.img, size: 2MiB}\n  x: {path: x.img, size: 1MiB}\n")
+    lab.holds(":3:30: s: " in said and "is smaller than that: 1048576 bytes" in said, said)
+    lab.holds(not (t.path / "x.img").exists(), "an image beside one that is refused")
+    said = lab.stderr_of(lab.VOLFS, "check", t.path / "lab.yaml", status=2)
+    lab.holds("is smaller than that: 1048576 bytes" in said, said)
     said = refusal("  a: {path: big.img, size: 7EiB}\n")
     lab.holds(":3:28: " in said and "create with 7EiB: File too large" in said, said)
     lab.holds(not (t.path / "big.img").exists(), "the rest of an image that could not be made")

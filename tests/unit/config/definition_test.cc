@@ -193,7 +193,7 @@ TEST_CASE("rows of a table stand where they are in the file") {
   CHECK(scratch.devices[1].at == Position{42, 24});
   const Map& peek = d.maps[1];
   REQUIRE(peek.rows.size() == 2);
-  CHECK(peek.rows[1].at == Position{43, 40});
+  CHECK(peek.rows[1].at == Position{43, 41});
   CHECK(peek.readonly.value);
 }
 
@@ -207,7 +207,10 @@ TEST_CASE("rows have places in every style of scalar") {
   CHECK(rows("&t |-\n        0 8 zero\n")[0].at == Position{5, 9});
   const auto quoted = rows("\"0 8 zero\\n8 8 zero\"\n");
   REQUIRE(quoted.size() == 2);
-  CHECK(quoted[1].at == Position{4, 12});
+  CHECK(quoted[0].at == Position{4, 13});
+  CHECK(quoted[1].at == Position{4, 23});
+  // Not found as it is: the place of the whole.
+  CHECK(rows("\"0 8 \\x7aero\\n8 8 zero\"\n")[0].at == Position{4, 12});
   CHECK(rows("|\r\n     0 8 zero\r\n     8 8 zero\r\n")[1].at == Position{6, 6});
 }
 
