@@ -29,7 +29,7 @@ struct ArrayArguments {
   size_t raid_devices = 0, spare_devices = 0;
   bool assume_clean = false, force = false, read_only = false;
   double timeout = 0;
-  bool re_add = false;
+  bool re_add = false, yes = false;
 };
 
 Result<Target> find_array(const std::string& path) {
@@ -57,6 +57,19 @@ void send(Session& session, const std::string& path, const std::string& name, js
   const auto answer = request(target->mountpoint, body);
   if (!answer) return session.fail(answer.error());
   tell(session, *answer);
+}
+
+// Leave to overwrite what devices hold, unless they are the array's own.
+Status may_overwrite(const ArrayArguments& arguments, const std::vector<std::string>& devices) {
+  if (arguments.yes) return {};
+  VOLFS_TRY_ASSIGN(const Target target, find_array(arguments.path));
+  VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
+  std::string own;
+  for (const json& device : status["devices"])
+    if (device.value("name", "") == target.volume && device.contains("array"))
+      own = device["array"].value("uuid", "");
+  VOLFS_TRY_ASSIGN(const auto lost, contents_of(target.mountpoint, devices, own));
+  return may_lose(lost, fmt::format("Overwrite it for {}?", arguments.path), false);
 }
 
 // How far an array's sync has come.
@@ -138,6 +151,11 @@ void create_array(Session& session, const ArrayArguments& arguments) {
   const auto split = arguments.devices.end() - static_cast<ptrdiff_t>(spares);
   body["devices"] = std::vector<std::string>(arguments.devices.begin(), split);
   body["spares"] = std::vector<std::string>(split, arguments.devices.end());
+  if (arguments.force) {
+    std::vector<std::string> devices = arguments.devices;
+    std::erase(devices, "missing");
+    if (auto may = may_overwrite(arguments, devices); !may) return session.fail(may.error());
+  }
   send(session, arguments.path, "array.create", std::move(body));
 }
 
@@ -165,7 +183,8 @@ void add_create_array(CLI::App& command, Session& session,
   word("--homehost", "homehost", "in the superblock");
   word("-u,--uuid", "uuid", "as mdadm writes it");
   command.add_flag("--assume-clean", arguments->assume_clean, "no first sync: the devices agree");
-  command.add_flag("--force", arguments->force, "overwrite what the devices hold");
+  command.add_flag("--force", arguments->force, "overwrite what the devices hold; asks before");
+  command.add_flag("-y,--yes", arguments->yes, "do not ask");
   command.callback([arguments, &session] { create_array(session, *arguments); });
 }
 
@@ -217,6 +236,9 @@ void add_array(CLI::App& app, Session& session) {
     auto* command = add_one(*array, session, arguments, name, help);
     command->add_option("DEVICE", arguments->device, "the member, by its name")->required();
     command->callback([arguments, &session, request = fmt::format("array.{}", name)] {
+      if (request == "array.add" && !arguments->re_add)
+        if (auto may = may_overwrite(*arguments, {arguments->device}); !may)
+          return session.fail(may.error());
       json body{{"device", arguments->device}};
       if (arguments->re_add) body["re_add"] = true;
       if (!arguments->with.empty()) body["with"] = arguments->with;
@@ -226,8 +248,10 @@ void add_array(CLI::App& app, Session& session) {
   };
   on_device("fail", "mark a member faulty");
   on_device("remove", "take a faulty member or a spare away");
-  on_device("add", "add a device: a spare, or a former member that comes back")
-      ->add_flag("--re-add", arguments->re_add, "only as a former member, by the bitmap");
+  auto* add = on_device("add", "add a device: a spare, or a former member that comes back");
+  add->add_flag("--re-add", arguments->re_add, "only as a former member, by the bitmap");
+  add->add_flag("-y,--yes", arguments->yes,
+                "do not ask before what the device holds is overwritten");
   on_device("replace", "have a spare take over from a member, which serves meanwhile")
       ->add_option("--with", arguments->with, "the spare; default: any, as soon as there is one");
   const auto plain = [&](const char* name, const char* help) {

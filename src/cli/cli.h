@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "volfs/error.h"
 
@@ -33,6 +34,11 @@ void add_json_option(CLI::App& command, Session& session);
 void set_examples(CLI::App& command, std::string_view examples);
 // Whether the person at the terminal says yes; false without asking if there is no terminal.
 bool confirmed(std::string_view question);
+// Leave to do what loses LOST ("disk3: ext4 file system, ..."), a line each: given if there is
+// nothing to lose or with YES; else what would be lost is shown on standard error, and the person
+// at the terminal is asked QUESTION. ECANCELED, which names what would be lost, without one or if
+// the answer is no.
+Status may_lose(const std::vector<std::string>& lost, std::string_view question, bool yes);
 
 void add_mount(CLI::App& app, Session& session);
 void add_umount(CLI::App& app, Session& session);

@@ -132,4 +132,18 @@ Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::js
   return fail(Error::make(error.value("errno", EIO), error.value("message", "unknown error")));
 }
 
+Result<std::vector<std::string>> contents_of(const std::string& mountpoint,
+                                             const std::vector<std::string>& devices,
+                                             const std::string& own) {
+  std::vector<std::string> all;
+  for (const std::string& device : devices) {
+    VOLFS_TRY_ASSIGN(const auto found,
+                     request(mountpoint, {{"request", "device.contents"}, {"device", device}}));
+    const std::string text = found.value("contents", "");
+    if (text.empty() || (!own.empty() && found.value("array", "") == own)) continue;
+    all.push_back(fmt::format("{}: {}", device, text));
+  }
+  return all;
+}
+
 }  // namespace volfs::cli

@@ -5,6 +5,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "volfs/error.h"
 
@@ -23,5 +24,12 @@ Result<Target> find_target(const std::string& path);
 // Sends one request to the mount's control file and waits for its reply: the "result" of a good
 // one, or the error it tells, with its errno.
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body);
+
+// What DEVICES of the mount hold that is lost when something else is made of them: "disk3: ext4
+// file system, ..." for each that holds something. Members of the array with the uuid OWN count for
+// none.
+Result<std::vector<std::string>> contents_of(const std::string& mountpoint,
+                                             const std::vector<std::string>& devices,
+                                             const std::string& own = "");
 
 }  // namespace volfs::cli

@@ -15,7 +15,7 @@ namespace {
 
 struct CreateArguments {
   std::string path;
-  bool dry_run = false, force = false;
+  bool dry_run = false, force = false, yes = false;
 };
 
 void create(const CreateArguments& arguments, Session& session) {
@@ -32,6 +32,12 @@ void create(const CreateArguments& arguments, Session& session) {
     session.status = exit_failed;
     return;
   }
+  std::vector<std::string> lost;
+  for (const engine::CreateStep& step : *plan)
+    lost.insert(lost.end(), step.loses.begin(), step.loses.end());
+  if (!arguments.dry_run)
+    if (auto may = may_lose(lost, "Overwrite it?", arguments.yes); !may)
+      return session.fail(may.error());
   nlohmann::json done = nlohmann::json::array();
   for (const engine::CreateStep& step : *plan) {
     if (!arguments.dry_run) {
@@ -41,9 +47,11 @@ void create(const CreateArguments& arguments, Session& session) {
       done.push_back(step.text);
     else
       fmt::print("{}{}\n", arguments.dry_run ? "would " : "", step.text);
+    if (!session.json && arguments.dry_run)
+      for (const std::string& each : step.loses) fmt::print("  what is lost: {}\n", each);
   }
   if (session.json)
-    print_json({{"dry_run", arguments.dry_run}, {"steps", done}});
+    print_json({{"dry_run", arguments.dry_run}, {"steps", done}, {"loses", lost}});
   else if (plan->empty())
     fmt::print("nothing to do\n");
 }
@@ -56,7 +64,9 @@ void add_create(CLI::App& app, Session& session) {
       app.add_subcommand("create", "make the images of a definition and what belongs on them");
   command->add_option("DEFINITION", arguments->path)->required();
   command->add_flag("-n,--dry-run", arguments->dry_run, "print what would be done, and do nothing");
-  command->add_flag("--force", arguments->force, "overwrite devices that hold something");
+  command->add_flag("--force", arguments->force,
+                    "overwrite devices that hold something; asks before");
+  command->add_flag("-y,--yes", arguments->yes, "do not ask");
   add_json_option(*command, session);
   set_examples(*command,
                "  volfs create lab.yaml --dry-run\n"

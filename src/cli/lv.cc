@@ -2,6 +2,7 @@
 // volfs lv: lvm2's commands on the logical volumes of a mount, with lvm2's options and units.
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -88,7 +89,9 @@ CLI::App* add_one(CLI::App& lv, Session& session, const std::shared_ptr<LvArgume
   command->callback(
       [arguments, &session, request = fmt::format("lv.{}", name), body = std::move(body)] {
         auto fields = body(*arguments);
-        if (!fields) return session.fail(fields.error(), exit_usage);
+        if (!fields)
+          return session.fail(fields.error(),
+                              fields.error().code() == ECANCELED ? exit_failed : exit_usage);
         const auto answer = send(*arguments, request, std::move(*fields));
         if (!answer) return session.fail(answer.error());
         if (session.json) fmt::print("{}\n", answer->dump());
@@ -133,6 +136,20 @@ Result<json> amount_body(const LvArguments& given) {
   return body;
 }
 
+// Leave to lose all of a volume, or its end; it is told how large it is and what it bears.
+Status may_lose_data(const LvArguments& given, std::string_view what, std::string_view question) {
+  if (given.yes) return {};
+  VOLFS_TRY_ASSIGN(const Target target, find_target(given.path));
+  VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
+  std::string lost = fmt::format("{} of {}", what, target.volume);
+  for (const json& device : status["devices"])
+    if (device.value("volume", "") == target.volume)
+      lost += ", " + format_size(device.value("size", uint64_t{0}));
+  if (const auto found = contents_of(target.mountpoint, {target.volume}); found && !found->empty())
+    lost += fmt::format(" ({})", found->front());
+  return may_lose({lost}, question, false);
+}
+
 Result<json> nothing(const LvArguments&) {
   return json::object();
 }
@@ -160,24 +177,21 @@ void add_lv(CLI::App& app, Session& session) {
                      "  volfs lv extend /mnt/vg0/data -l +100%FREE\n", amount_body);
   add_amount(*extend, *arguments);
   add_place(*extend, *arguments);
-  auto* reduce = add("reduce", "make a volume smaller; what lies behind its new end is lost",
-                     "  volfs lv reduce /mnt/vg0/data -L 500M --yes\n",
-                     [](const LvArguments& given) -> Result<json> {
-                       if (!given.yes && !confirmed(given.path + ": cut it off?"))
-                         return fail_invalid(
-                             "what lies behind the new end would be lost; --yes "
-                             "does it");
-                       VOLFS_TRY_ASSIGN(json body, amount_body(given));
-                       body["force"] = given.force;
-                       return body;
-                     });
+  auto* reduce =
+      add("reduce", "make a volume smaller; what lies behind its new end is lost",
+          "  volfs lv reduce /mnt/vg0/data -L 500M --yes\n",
+          [](const LvArguments& given) -> Result<json> {
+            VOLFS_TRY_ASSIGN(json body, amount_body(given));
+            VOLFS_TRY(may_lose_data(given, "what lies behind the new end", "Cut it off?"));
+            body["force"] = given.force;
+            return body;
+          });
   add_amount(*reduce, *arguments);
   reduce->add_flag("-f,--force", arguments->force, "even if it is in use");
   auto* remove =
       add("remove", "remove a volume that nobody uses, and its data",
           "  volfs lv remove /mnt/vg0/data --yes\n", [](const LvArguments& given) -> Result<json> {
-            if (!given.yes && !confirmed(given.path + ": remove it?"))
-              return fail_invalid("its data would be lost; --yes removes it");
+            VOLFS_TRY(may_lose_data(given, "the data", "Remove it?"));
             return json{{"snapshots", given.force}};
           });
   remove->add_flag("-f,--force", arguments->force, "with its snapshots");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -34,6 +35,19 @@ bool confirmed(std::string_view question) {
   fmt::print(stderr, "{} [y/N] ", question);
   std::string answer;
   return std::getline(std::cin, answer) && (answer == "y" || answer == "Y" || answer == "yes");
+}
+
+Status may_lose(const std::vector<std::string>& lost, std::string_view question, bool yes) {
+  if (lost.empty() || yes) return {};
+  std::string all;
+  for (const std::string& each : lost) all += (all.empty() ? "" : "; ") + each;
+  if (isatty(STDIN_FILENO) == 0 || isatty(STDERR_FILENO) == 0)
+    return fail(Error::make(
+        ECANCELED, fmt::format("nothing was done: this would be lost: {}; --yes does it", all)));
+  fmt::print(stderr, "This will be lost:\n");
+  for (const std::string& each : lost) fmt::print(stderr, "  {}\n", each);
+  if (confirmed(question)) return {};
+  return fail(Error::make(ECANCELED, "nothing was done"));
 }
 
 namespace {

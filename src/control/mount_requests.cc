@@ -77,7 +77,17 @@ Result<json> remove_image(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+// What would be lost if something else were made of a device.
+Result<json> contents(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("device"));
+  VOLFS_TRY_ASSIGN(const engine::Contents found, context.engine.contents(name));
+  json out{{"device", name}, {"contents", found.text}};
+  if (!found.array.empty()) out["array"] = found.array;
+  return out;
+}
+
 constexpr std::array mount_rows{
+    RequestType{"device.contents", "device:name", contents},
     RequestType{"mount.add_image",
                 "image:name,path:path,readonly:flag?,direct:flag?,partition:number?,offset:number?,"
                 "length:number?",

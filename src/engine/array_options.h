@@ -11,6 +11,7 @@
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
 #include "volfs/engine/create.h"
+#include "volfs/engine/engine.h"
 
 namespace volfs::engine {
 
@@ -27,7 +28,7 @@ void plan_array(const config::Definition& definition, const config::Array& array
 // missing. With WIPE the signatures on them go first.
 Status write_members(const config::Array& array, const std::vector<BlockDevice*>& devices,
                      bool wipe);
-// What a device holds that a new array would overwrite, in words; "" if nothing.
-Result<std::string> content_of(BlockDevice& device);
+// What a device holds that a new array would overwrite.
+Result<Contents> contents_of(BlockDevice& device);
 
 }  // namespace volfs::engine

@@ -116,6 +116,11 @@ Status Engine::put_front(Node& node, bool origin) {
   return {};
 }
 
+Result<Contents> Engine::contents(std::string_view device) const {
+  VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(device));
+  return contents_of(pin->shown());
+}
+
 Status Engine::array_create(const NewArray& array) {
   if (read_only_) return fail(Error::make(EROFS, "the mount is read-only"));
   const std::lock_guard one(arrays_);
@@ -131,11 +136,11 @@ Status Engine::array_create(const NewArray& array) {
     VOLFS_TRY_ASSIGN(const Taken taken, take_devices(graph_, all_names(array)));
     for (BlockDevice* device : taken.devices) {
       if (!device || array.force) continue;
-      VOLFS_TRY_ASSIGN(const std::string holds, content_of(*device));
-      if (!holds.empty())
+      VOLFS_TRY_ASSIGN(const Contents holds, contents_of(*device));
+      if (!holds.text.empty())
         return fail(Error::make(EEXIST, fmt::format("{} holds {}; expected an empty device, or "
                                                     "force, which overwrites it",
-                                                    device->name(), holds)));
+                                                    device->name(), holds.text)));
     }
     VOLFS_TRY(write_members(definition.arrays.front(), taken.devices, array.force));
   }

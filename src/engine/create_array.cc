@@ -182,6 +182,16 @@ class Planner {
     return text;
   }
 
+  // What the devices hold that goes.
+  std::vector<std::string> loses() const {
+    std::vector<std::string> all;
+    for (const std::string& name : names_of(array_))
+      if (const auto found = found_.find(name); found != found_.end())
+        if (const std::string holds = in_words(found->second); !holds.empty())
+          all.push_back(fmt::format("{}: {}", name, holds));
+    return all;
+  }
+
  private:
   // Of those that are there what they hold.
   bool look_at_devices() {
@@ -324,9 +334,9 @@ class Planner {
 
 }  // namespace
 
-Result<std::string> content_of(BlockDevice& device) {
+Result<Contents> contents_of(BlockDevice& device) {
   VOLFS_TRY_ASSIGN(const Holding holding, look(device));
-  return in_words(holding);
+  return Contents{in_words(holding), holding.array ? md::format_uuid(holding.array->uuid) : ""};
 }
 
 Status write_members(const config::Array& array, const std::vector<BlockDevice*>& devices,
@@ -353,10 +363,12 @@ void plan_array(const config::Definition& definition, const config::Array& array
                 std::vector<CreateStep>& steps, config::Diagnostics& problems) {
   Planner planner(definition, array, options, coming, problems);
   if (!planner.run()) return;
-  steps.push_back(
-      {planner.text(), [definition, index = &array - definition.arrays.data(), options] {
-         return make(definition, definition.arrays[static_cast<size_t>(index)], options);
-       }});
+  steps.push_back({planner.text(),
+                   [definition, index = &array - definition.arrays.data(), options] {
+                     return make(definition, definition.arrays[static_cast<size_t>(index)],
+                                 options);
+                   },
+                   planner.loses()});
 }
 
 }  // namespace volfs::engine

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "array_options.h"
 #include "assembler.h"
 #include "below.h"
 #include "design_volume_group.h"
@@ -72,6 +73,25 @@ class Devices {
       fine &= pv.found || options_.force || check_blank(i, problems);
     }
     return fine;
+  }
+
+  // What is on those that become physical volumes, or on which a new group takes the place of
+  // another one; false: PROBLEMS says why it cannot be told.
+  bool overwritten(const GroupDesign& design, std::vector<std::string>& loses,
+                   config::Diagnostics& problems) const {
+    for (size_t pv = 0; pv < design.pvs.size(); ++pv) {
+      const bool fresh = std::ranges::find(design.new_pvs, pv) != design.new_pvs.end();
+      if (!fresh && !design.new_group) continue;
+      const size_t i = design.devices[pv];
+      const config::Text& name = group_.physical_volumes[i].device;
+      const auto holds = contents_of(*devices_[i]);
+      if (!holds) {
+        problems.add(name.at, holds.error().text());
+        return false;
+      }
+      if (!holds->text.empty()) loses.push_back(fmt::format("{}: {}", name.value, holds->text));
+    }
+    return true;
   }
 
   BlockDevice& device(size_t i) const { return *devices_[i]; }
@@ -199,20 +219,23 @@ void plan_volume_group(const config::Definition& definition, const config::Volum
   for (const config::Item& item : needed_for(definition, names).build_order)
     ready &= !coming.contains(name_of(definition, item));
   std::vector<PvDevice> found;
+  Devices devices(definition, group, options);
   if (ready) {
-    Devices devices(definition, group, options);
     if (!devices.open(true, problems) || !devices.look(found, problems)) return;
   } else {
     found = coming_sizes(definition, group, coming);
   }
   std::string text = fmt::format("create volume group {}", group.name.value);
+  std::vector<std::string> loses;
   if (!found.empty()) {
     const auto design = design_group(group, found, options.force, provenance_of(group), problems);
     if (!design || (!design->new_group && design->new_volumes.empty())) return;
     text = text_of(group, *design);
+    if (ready && options.force && !devices.overwritten(*design, loses, problems)) return;
   }
-  steps.push_back(
-      {text, [&definition, &group, options] { return make(definition, group, options); }});
+  steps.push_back({text,
+                   [&definition, &group, options] { return make(definition, group, options); },
+                   std::move(loses)});
 }
 
 }  // namespace volfs::engine

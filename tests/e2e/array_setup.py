@@ -100,7 +100,9 @@ def test_refusals(t):
     array(t, "stop", "md1")
     told = refused(t, "create", "md2", "-l", "1", "d1", "d2")
     holds("d1 holds a member of array" in told and "force" in told, told)
-    array(t, "create", "md2", "-l", "1", "d1", "d2", "--force", "--assume-clean")
+    told = refused(t, "create", "md2", "-l", "1", "d1", "d2", "--force", "--assume-clean")
+    holds("d1: a member of array" in told and "--yes" in told, told)
+    array(t, "create", "md2", "-l", "1", "d1", "d2", "--force", "--yes", "--assume-clean")
     array(t, "stop", "md2")
     holds("no members" in refused(t, "assemble", "md3", "d3") or "superblock" in refused(t, "assemble", "md3", "d3"),
           refused(t, "assemble", "md3", "d3"))

@@ -89,7 +89,7 @@ def test_mistakes_change_nothing(lab):
         text = refused(*words)
         holds(said in text, f"{words}: {text}")
     equal([sha256(lab.path / name) for name in IMAGES], before, "the images")
-    stderr_of(VOLFS, "lv", "remove", vg / "a", status=2)  # asks, and nobody answers
+    stderr_of(VOLFS, "lv", "remove", vg / "a")  # asks, and nobody answers
     equal(sorted(os.listdir(vg)), ["a"])
 
 

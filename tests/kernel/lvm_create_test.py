@@ -124,7 +124,9 @@ def test_devices_in_use_are_refused(lab):
     holds("d2 is a physical volume of volume group 'theirs'" in refused, refused)
     equal(sha256(lab.path / "d2.img"), before[2], "the refused image")
     lab.linux.check(f"cd {lab.path}; mkfs.ext4 -q -F d1.img 2>/dev/null")
-    volfs("create", "--force", path)
+    told = stderr_of(VOLFS, "create", "--force", path)
+    holds("d1: ext4 file system" in told and "theirs" in told or "LVM2_member" in told, told)
+    volfs("create", "--force", "--yes", path)
     found = lvm_lab.in_guest(lab, CHECK, MADE, ATTACH)
     lvm2_finds_what_was_asked_for(found["output"])
 

@@ -209,8 +209,12 @@ arrays:
     for wanted in ("lab.yaml:5:35: d1 holds ext4 file system, label \"precious\"", "--force overwrites it"):
         holds(wanted in message, f"{wanted!r} is not in {message!r}")
     equal(volfs("create", "--force", "--dry-run", definition),
-          "would create raid1 array a of d0, d1, d2: metadata 1.2, 15MiB\n")
-    volfs("create", "--force", definition)
+          "would create raid1 array a of d0, d1, d2: metadata 1.2, 15MiB\n  what is lost: d1: " +
+          message[message.index("ext4"):message.index("; --force")] + "\n")
+    told = stderr_of(os.environ["VOLFS"], "create", "--force", definition)
+    holds("nothing was done" in told and "precious" in told and "--yes" in told, told)
+    holds(b"precious" in (t.path / "d1.img").read_bytes(), "overwritten without being asked for")
+    volfs("create", "--force", "--yes", definition)
     (t.path / "d1.img").unlink()
     t.file("d1.img", 16 * MiB)
     message = stderr_of(os.environ["VOLFS"], "create", definition)
@@ -218,10 +222,10 @@ arrays:
     other = t.define(text.replace("raid1", "raid5").replace("a:", "b:"), "other.yaml")
     holds("already belong to array" in stderr_of(os.environ["VOLFS"], "create", other), "taken over")
     # Nothing is left of an array of another version.
-    volfs("create", "--force", t.define(text.replace("raid1,", "raid1, metadata: '1.0',"), "old.yaml"))
+    volfs("create", "--force", "--yes", t.define(text.replace("raid1,", "raid1, metadata: '1.0',"), "old.yaml"))
     message = stderr_of(os.environ["VOLFS"], "create", definition)
     holds("which has metadata 1.0; --force makes a new array" in message, message)
-    volfs("create", "--force", definition)
+    volfs("create", "--force", "--yes", definition)
     equal(t.linux.check(f"mdadm --examine $(attach {t.path}/d0.img) | grep Version").split()[-1], "1.2")
     small = t.define(text.replace("raid1, ", "raid1, size: 1GiB, "), "small.yaml")
     holds("1073741824 are wanted" in stderr_of(os.environ["VOLFS"], "create", "--force", small), "too large")

@@ -16,6 +16,8 @@ namespace volfs::engine {
 struct CreateStep {
   std::string text;             // "create disk0.img, 256MiB"
   std::function<Status()> run;  // once, after the steps before it
+  // What is overwritten, with force: "disk0: ext4 file system, ...".
+  std::vector<std::string> loses = {};
 };
 
 struct CreateOptions {

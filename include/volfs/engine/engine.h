@@ -68,6 +68,12 @@ struct NewArray {
   bool read_only = false;
 };
 
+// What a device bears that is lost when something else is made of it.
+struct Contents {
+  std::string text;   // in words; "" if nothing is recognised
+  std::string array;  // the uuid of the array that it is a member of, as mdadm writes it; ""
+};
+
 class Engine {
  public:
   // Opens and builds everything, in the definition's build order. All that is wrong is told at
@@ -109,6 +115,9 @@ class Engine {
   // errors. Read-only on a read-only mount.
   Status image_add(const NewImage& image);
   Status image_remove(std::string_view name);
+
+  // Reads it, by its name or a volume's path. ENOENT.
+  Result<Contents> contents(std::string_view device) const;
 
   // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
   // device that is none. Any thread; those on one map take turns.
