@@ -70,25 +70,9 @@ Status Array::stop() {
   if (!c.redundant) return flush();
   VOLFS_TRY(c.flush_members());
   if (c.bitmap) c.sweep_bitmap(true);
-  VOLFS_TRY(c.forget_logs());
   std::unique_lock lock(c.mutex);
   if (!c.clean.exchange(true)) c.note(false);
   return c.commit(lock);
-}
-
-// A log that is carried out at the next assembly stands in for a resync from 0 on, which may be due
-// for more than what was under way: all of that is on disk now. Only headers are written, which
-// were before: it takes no room.
-Status Array::Core::forget_logs() {
-  {
-    const std::lock_guard lock(mutex);
-    if (!shared.ppl_signature || resync_position == all_in_sync) return {};
-  }
-  PplHeaderBytes header;
-  encode_ppl_header(*shared.ppl_signature, 0, {}, header);
-  for (const Slot& slot : shared.slots)
-    if (slot.present()) VOLFS_TRY(slot.device->write(slot.log_position, header, Fua::yes));
-  return {};
 }
 
 // ---- the data path -------------------------------------------------------------------------

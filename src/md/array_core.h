@@ -83,6 +83,9 @@ struct Array::Core final : Host {
   uint64_t arrivals = 0;
   uint64_t resync_position = all_in_sync;  // md's recovery_cp, as on disk
   uint64_t torn = all_in_sync;  // first place that a write left torn since the last resync began
+  // The partial parity logs do not hold all that is torn: until it is mended, the superblocks say
+  // that there are none.
+  bool log_short = false;
   bool devices_changed = false, clean_changed = false, member_lost = false;
   bool can_decrease_events = false;
   uint64_t wanted = 0, written = 0;  // changes of the superblocks
@@ -104,6 +107,7 @@ struct Array::Core final : Host {
   void torn_mended() override;
   bool sync_needed(uint64_t begin, uint64_t end) override;
   Status settle_writes() override { return flush_members(); }
+  Status record_losses() override;
 
   static Status read_bad_blocks(Member& member);
   Status open_bitmap();
@@ -117,11 +121,8 @@ struct Array::Core final : Host {
   Status commit(std::unique_lock<Mutex>& lock);
   // The same for what is so even if there is no room for it now.
   Status commit_later(std::unique_lock<Mutex>& lock);
-  // Before a write or flush counts: what was lost is recorded.
-  Status record_losses();
   void note(bool devices);
   Status flush_members();
-  Status forget_logs();  // of a partial parity, at stop
   bool degraded_now() const { return shared.missing().any(); }
   Member* member_of(uint32_t slot) const;
   void attach(Member& member, uint32_t slot, uint64_t recovered);

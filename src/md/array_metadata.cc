@@ -150,7 +150,7 @@ void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
 }
 
 void Array::Core::left_torn(uint64_t begin, uint64_t end) {
-  const std::lock_guard lock(mutex);
+  std::unique_lock lock(mutex);
   const int32_t level = shared.geometry.level;
   if (level >= 4 && level <= 6) shared.torn.add(begin, end - begin);
   torn = std::min(torn, begin);
@@ -160,6 +160,11 @@ void Array::Core::left_torn(uint64_t begin, uint64_t end) {
   // On disk it is active now: after a crash all of it would be made right.
   note(false);
   if (sync) sync->postpone();
+  if (!array.has_ppl || std::exchange(log_short, true)) return;
+  log_warning("{}: a write found no room: its partial parity log counts again after a resync",
+              options.name);
+  unrecorded.store(true);
+  (void)commit(lock);  // at the latest before a log is used again
 }
 
 // Of an array that is not whole a resync left it, and waits for something to change.
@@ -291,6 +296,7 @@ void Array::Core::next_events(bool nospares) {
 MemberMetadata Array::Core::described(const Member& member) const {
   MemberMetadata sb = member.sb;
   sb.array = array;
+  sb.array.has_ppl = array.has_ppl && !log_short;
   sb.recovery_offset.reset();
   sb.recovery_by_bitmap = false;
   // To 0.90 it is a spare, as for Linux.
@@ -413,7 +419,7 @@ Status Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
       continue;
     }
     written = round;
-    unrecorded.store(false);
+    if (written == wanted) unrecorded.store(false);
     return {};
   }
 }

@@ -84,6 +84,7 @@ class Assembler {
   Status check_same();
   Status check_copies() const;
   Status check_supported() const;
+  bool has_logs() const;
   void find_roles();
   Status place();
   Status put_into(Candidate& c, uint32_t slot);
@@ -177,8 +178,9 @@ Status Assembler::check_supported() const {
   }
   if (a.has_journal)
     return fail(Error::make(ENOTSUP, "a journal device is needed for writing: assemble read-only"));
+  const bool logs = has_logs();
   for (const Candidate& c : found_)
-    if (a.has_ppl && c.sb.ppl_size < 2 * superblock_size)
+    if (logs && c.sb.ppl_size < 2 * superblock_size)
       return fail(
           Error::make(ENOSPC, fmt::format("{}: {} bytes are too few for a partial parity log",
                                           c.device->name(), c.sb.ppl_size)));
@@ -187,6 +189,14 @@ Status Assembler::check_supported() const {
       return fail(
           Error::make(EROFS, fmt::format("{} is read-only: assemble read-only", c.device->name())));
   return {};
+}
+
+// Partial parity logs count if no member in use denies it. Where something is torn that they do not
+// hold a member says that there are none, and a crash may leave others that were not told.
+bool Assembler::has_logs() const {
+  return fresh_->sb.array.has_ppl && std::all_of(found_.begin(), found_.end(), [this](auto& c) {
+           return c.sb.array.has_ppl || c.sb.array.events + 1 < fresh_->sb.array.events;
+         });
 }
 
 // What the freshest superblock says of each. A difference of one event is none: the update may
@@ -458,6 +468,7 @@ Result<std::unique_ptr<Array>> Assembler::run() {
   VOLFS_TRY(check_supported());
   find_roles();
   ArrayMetadata array = fresh_->sb.array;
+  array.has_ppl = has_logs();
   if (array.geometry.level == 0 && array.geometry.layout == raid0_layout::unknown &&
       o_.raid0_layout)
     array.geometry.layout = *o_.raid0_layout;

@@ -328,6 +328,7 @@ void SyncEngine::finish(std::unique_lock<Mutex>& lock, const Run& run) {
   if (run.kind == SyncKind::resync) {
     core_.resync_position = right_up_to(all_in_sync);
     core_.shared.agreed.store(core_.resync_position);
+    core_.log_short = core_.log_short && core_.resync_position != all_in_sync;
     if (core_.resync_position != all_in_sync && core_.torn == all_in_sync) {
       stuck_ = true;  // until something changes
       log_warning(

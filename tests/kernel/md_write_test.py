@@ -270,6 +270,30 @@ class Interchange(unittest.TestCase):
         self.spoil_parity(names[2])
         self.read_by_linux([names[0], names[2]], data, "what was not written is lost", False)
 
+    def test_a_resync_that_was_due_when_volfs_died_is_done_by_linux_log_or_not(self):
+        names = self.images(3, 8 * MIB)
+        self.tool("create", "raid5", "left-symmetric", "64K", "1.2", "ppl", "clean", "3", *names)
+        data = bytearray(self.content(int(self.tool("ro", *names, "--", "size")), 7))
+        (self.share / "patch").write_bytes(data[:4096])
+        self.tool("rw", *names, "--", "put=content", "patch=patch", "die")
+        with open(self.share / names[1], "r+b") as file:  # its log is lost, and parity wrong somewhere
+            file.seek(8192)
+            file.write(bytes(4096))
+            file.seek(4096 + 128)
+            file.seek(512 * int.from_bytes(file.read(8), "little") + MIB // 3)
+            file.write(random.Random(8).randbytes(64 << 10))
+        self.tool("rw", "slow", *names, "--", "patch=patch", "die")
+        before = [(self.share / name).read_bytes() for name in names]
+        output = self.guest.check(f"""
+            set -- $(attach {' '.join(names)})
+            mdadm --assemble --run --quiet /dev/md0 $*; cat /sys/block/md0/md/consistency_policy
+            mdadm --wait --quiet /dev/md0 || true{IN_ORDER}""", timeout=600)
+        self.assertIn("ppl\n", output)
+        self.assertIn("mismatches: 0\ndegraded: 0\n", output)
+        for name, bytes_before in zip(names, before, strict=True):
+            (self.share / name).write_bytes(bytes_before)
+        self.assertIn("mismatch_cnt 0", self.tool("rw", *names, "--", "wait", "check"))
+
 
 if __name__ == "__main__":
     guest.skip_unless_possible()

@@ -13,6 +13,13 @@
 #include "volfs/units.h"
 
 namespace volfs::md {
+namespace {
+
+// An entry that cannot be carried out, whoever assembles: a log with it is no reason to take the
+// array for in sync. A resync was due for more than what is logged.
+constexpr PplEntry more_to_mend{.checksum = 1};
+
+}  // namespace
 
 Status empty_ppl(BlockDevice& device, uint64_t position, uint64_t size, uint32_t signature) {
   VOLFS_TRY(device.write_zeroes(position, size));
@@ -49,6 +56,7 @@ Result<PartialParityLog::Hold> PartialParityLog::write(std::span<const Entry> en
   }
   Hold hold(*this, slots);
   if (settle) VOLFS_TRY(m_.host->settle_writes());
+  VOLFS_TRY(m_.host->record_losses());
   IoBatch batch;
   std::vector<iovec> list;
   list.reserve(entries.size() + slots.count());
@@ -87,6 +95,7 @@ Status PartialParityLog::write_log(uint32_t slot, std::span<const Entry> entries
     if (!entry.partial.empty())
       list.push_back({const_cast<std::byte*>(entry.partial.data()), entry.partial.size()});
   }
+  if (m_.agreed.load() != all_in_sync) described.push_back(more_to_mend);
   uint64_t generation;
   {
     const std::lock_guard lock(mutex_);

@@ -102,6 +102,9 @@ class Host {
   virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
   // Makes all that was written durable; members that cannot fail. An error: the array has failed.
   virtual Status settle_writes() = 0;
+  // Before a write or flush counts, and before a log is used again: what was lost is recorded
+  // durably. An error: it is not, there is no room.
+  virtual Status record_losses() = 0;
 
  protected:
   ~Host() = default;

@@ -42,6 +42,19 @@ struct Change {
   Range range;
 };
 
+// No sector that no write since the START of the log touched has changed.
+void must_keep(const std::vector<std::byte>& is, const std::vector<std::byte>& was,
+               const std::vector<Change>& changes, size_t point) {
+  for (uint64_t at = 0; at < was.size(); at += 512) {
+    const bool in_the_air = std::any_of(changes.begin(), changes.end(), [&](const Change& c) {
+      return c.begun <= point && at >= c.range.offset && at < c.range.offset + c.range.length;
+    });
+    const auto from = static_cast<std::ptrdiff_t>(at);
+    if (!in_the_air && !std::equal(is.begin() + from, is.begin() + from + 512, was.begin() + from))
+      FAIL("the sector at ", at, " was lost, which nobody wrote");
+  }
+}
+
 // Writes that are never flushed, each cut at every point; then one member is gone, too.
 void cut_and_lose(uint64_t seed, const Shape& shape, bool lose) {
   Random random(seed);
@@ -70,15 +83,7 @@ void cut_and_lose(uint64_t seed, const Shape& shape, bool lose) {
     const auto left = rig.cut(point, CrashKeep::some(seed + point), lost);
     auto again = must(Array::assemble(left.devices, {}));
     const auto bytes = read_bytes(*again, 0, size);
-    for (uint64_t at = 0; at < size; at += 512) {
-      const bool in_the_air = std::any_of(changes.begin(), changes.end(), [&](const Change& c) {
-        return c.begun <= point && at >= c.range.offset && at < c.range.offset + c.range.length;
-      });
-      if (!in_the_air && !std::equal(bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                                     bytes.begin() + static_cast<std::ptrdiff_t>(at + 512),
-                                     content.begin() + static_cast<std::ptrdiff_t>(at)))
-        FAIL("the sector at ", at, " was lost, which nobody wrote");
-    }
+    must_keep(bytes, content, changes, point);
     REQUIRE(again->wait_sync());
     if (!lose) must_agree(*again);
     CHECK(read_bytes(*again, 0, size) == bytes);
@@ -147,6 +152,88 @@ TEST_CASE(
       if (auto array = Array::assemble(after.devices(), options))
         CHECK(read_bytes(**array, 0, content.size()) == content);
     }
+  });
+}
+
+// Writes to an array without one member of which some find no room half the way, each cut at every
+// point.
+TEST_CASE("an array whose PPL does not hold what found no room is not started without a member") {
+  simulate(2, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    CrashRig rig(with_ppl(2, 3, SuperblockVersion::v1_2), 64 * KiB);
+    std::vector<std::unique_ptr<FaultDevice>> faults;
+    std::vector<BlockDevice*> devices;
+    for (const auto& disk : rig.disks) {
+      faults.push_back(std::make_unique<FaultDevice>(*disk, faults.size() + 1));
+      devices.push_back(faults.back().get());
+    }
+    auto array = must(Array::assemble(devices, {}));
+    const auto content = random_bytes(random, array->size());
+    must(array->write(0, content));
+    const size_t lost = random.below(3);
+    must(array->fail(rig.disks[lost]->name()));
+    must(array->remove(rig.disks[lost]->name()));
+    must(array->flush());
+    const size_t start = rig.log.size();
+    for (const auto& fault : faults)
+      fault->add({.op = FaultOp::write,
+                  .begin = must(scan(*fault))->data_offset,
+                  .one_in = 6,
+                  .error = ENOSPC,
+                  .torn = 512});
+    std::vector<Change> changes;
+    for (int full = 0; full < 2;) {
+      const size_t begun = rig.log.size();
+      const auto range = random_range(random, array->size(), 512, 6 * KiB);
+      full += !array->write(range.offset, random_bytes(random, range.length));
+      changes.push_back({begun, rig.log.size(), range});
+    }
+    for (const auto& fault : faults) fault->remove_all();
+    array.reset();
+    size_t started = 0, refused = 0;
+    for (size_t point = start; point <= rig.log.size(); ++point) {
+      INFO("cut at ", point, ", lost ", lost);
+      const auto left = rig.cut(point, CrashKeep::some(seed + point), lost);
+      const auto again = Array::assemble(left.devices, {});
+      ++(again ? started : refused);
+      if (again) must_keep(read_bytes(**again, 0, content.size()), content, changes, point);
+    }
+    CHECK(started > 0);
+    CHECK(refused > 0);
+  });
+}
+
+TEST_CASE("what a resync had yet to do when the power went it does then, log or not") {
+  simulate(1, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    Random random(seed);
+    const Shape shape = with_ppl(2, 3, SuperblockVersion::v1_2);
+    Rig rig(shape);
+    ArrayOptions held;
+    held.hold_sync = true;
+    held.safe_mode_delay = std::chrono::hours(1);
+    must(rig.assemble(held).write(0, random_bytes(random, 64 * KiB)));
+    const auto crashed = [&shape](const Rig& from) {
+      auto after = std::make_unique<Rig>(shape);
+      for (size_t i = 0; i < 3; ++i) after->disks[i]->copy_from(*from.disks[i]);
+      return after;
+    };
+    // No log: a resync is due.
+    const auto second = crashed(rig);
+    const auto sb = must(scan(*second->disks[1]));
+    second->disks[1]->poke_zeros(sb->ppl_position(), sb->ppl_size);
+    second->disks[1]->poke(sb->data_offset, random_bytes(random, 32 * KiB));
+    CHECK(!second->assemble(held).status().clean);
+    for (uint64_t chunk = 8; chunk < 14; ++chunk)
+      must(second->array->write(chunk * 4 * KiB, random_bytes(random, 512)));
+    const auto third = crashed(*second);
+    CHECK(!third->assemble(held).status().clean);
+    third->array->hold_sync(false);
+    REQUIRE(third->array->wait_sync());
+    must_agree(*third->array);
   });
 }
 
