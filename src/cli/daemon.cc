@@ -287,8 +287,16 @@ int mount_sources(MountRequest request, const Sources& sources) {
     request.mountpoint = whole;
     free(whole);
   }
-  if (!request.options.overlay.empty())
+  if (!request.options.overlay.empty()) {
+    const auto overlay = std::filesystem::weakly_canonical(request.options.overlay);
+    const auto past = std::filesystem::relative(overlay, request.mountpoint);
+    if (!past.empty() && *past.begin() != "..") {
+      say(fmt::format("overlay {}: expected a directory that the mount at {} does not hide",
+                      request.options.overlay, request.mountpoint));
+      return exit_usage;
+    }
     request.options.overlay = std::filesystem::absolute(request.options.overlay).string();
+  }
   if (request.verbosity > 1 || request.options.debug) log_level(LogLevel::debug);
   std::array<int, 2> ends{};
   if (!request.foreground && pipe2(ends.data(), O_CLOEXEC) != 0) {

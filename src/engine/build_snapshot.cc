@@ -152,12 +152,17 @@ Status Assembler::continue_merge(const MergeRecord& record, bool read_only) {
 void Assembler::build(const config::Snapshot& snapshot) {
   BlockDevice* const origin = below_origin(snapshot.origin.value);
   if (!origin) {
-    // A logical volume is shown by its group, which makes no place for a snapshot-origin.
-    if (device(snapshot.origin))
-      report(snapshot.origin.at, fmt::format("{}: snapshots of logical volumes are lvm2's: "
-                                             "`type: snapshot` in its volume group",
-                                             snapshot.origin.value));
-    return;
+    // A logical volume is shown by its group, which makes no place for a snapshot-origin; nor does
+    // a snapshot.
+    if (!device(snapshot.origin)) return;
+    const bool second = engine_->graph().find(snapshot.origin.value)->kind == Kind::snapshot;
+    return report(
+        snapshot.origin.at,
+        fmt::format("{}: {}", snapshot.origin.value,
+                    second ? "is a snapshot itself: expected a map over it ('0 SECTORS linear " +
+                                 snapshot.origin.value + " 0') as the origin of another"
+                           : "snapshots of logical volumes are lvm2's: `type: snapshot` in its "
+                             "volume group"));
   }
   if (snapshot.cow_image) {
     config::Image image = *snapshot.cow_image;

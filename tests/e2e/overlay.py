@@ -106,6 +106,14 @@ def test_images_stay_as_they_are_and_the_next_mount_goes_on(t):
     holds((t.mnt / "lower").read_bytes() == (t.path / "disk2.img").read_bytes()[:4 * MiB], "a fresh overlay")
 
 
+def test_an_overlay_that_the_mount_would_hide_is_refused(t):
+    definition = prepare(t)
+    for directory in (t.mnt, t.mnt / "below", t.path / "x" / ".." / t.mnt.name):
+        said = stderr_of(lab.VOLFS, "mount", definition, t.mnt, "-o", f"overlay={directory}", status=2)
+        holds(f"overlay {directory}: expected a directory" in said, said)
+    equal(os.listdir(t.mnt), [], "what is left")
+
+
 def test_a_killed_daemon_loses_nothing_that_was_synced(t):
     definition = prepare(t)
     before = facts(t)

@@ -87,6 +87,33 @@ def content_of(path):
     return path.read_bytes()
 
 
+def test_snapshots_that_were_never_written_are_shown_read_only_too(t):
+    (t.path / "disk.img").write_bytes(t.random.randbytes(MiB))
+    definition = t.define("""
+volfs: 1
+images: {disk: disk.img}
+maps: {data: {table: 0 2048 linear disk 0}, over: {table: 0 2048 linear first 0}}
+snapshots:
+  first: {origin: data, cow: {path: first.cow, size: 4MiB}}
+  second: {origin: over, cow: {path: second.cow, size: 4MiB}}
+""")
+    volfs("create", definition)
+    t.mount(definition, options=["ro"])
+    for name in ("data", "first", "over", "second"):
+        equal(sha256(t.mnt / name), sha256(t.path / "disk.img"), name)
+    t.umount()
+    holds(not any((t.path / "first.cow").read_bytes()), "nothing was written")
+    t.mount(definition)
+    (t.mnt / "over").write_bytes(bytes(MiB))
+    equal(sha256(t.mnt / "data"), sha256(t.path / "disk.img"), "below a snapshot that was written")
+    equal(sha256(t.mnt / "second"), sha256(t.path / "disk.img"), "a snapshot of a map over a snapshot")
+    holds(not any((t.mnt / "first").read_bytes()), "the snapshot that the map is over")
+    t.umount()
+    at_fault = t.define(definition.read_text().replace("origin: over", "origin: first"), "twice.yaml")
+    said = stderr_of(lab.VOLFS, "mount", at_fault, t.mnt, status=1)
+    holds(":7:20: first: is a snapshot itself: expected a map over it" in said, said)
+
+
 def test_a_snapshot_comes_and_goes_under_open_files(t):
     content = live(t)
     before = t.mnt / "before"

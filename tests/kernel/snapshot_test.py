@@ -5,10 +5,11 @@
 import hashlib
 import re
 import struct
+import subprocess
 
 import device_io
 import kernel_lab
-from lab import MiB, SEED, equal, holds, sha256, volfs, wait_until
+from lab import MiB, SEED, VOLFS, equal, holds, sha256, volfs, wait_until
 
 KiB = 1024
 SIZE = 4 * MiB
@@ -173,6 +174,49 @@ def test_an_overlay_is_a_device_that_linux_takes(lab):
         equal(sha256(lab.path / "i"), before, "the image")
 
 
+WORDS = ("N 0", "N 8", "n 16", "NX 8", "NO 8", "P 0", "P 8", "p 8", "po 8", "PO 0", "POX 8", "PX 8", "Q 8", "X", "P", "P 1",
+         "P 7", "P 08", "P x", "P -8", "P 8 0", "P 8 0 left over", "P 8 x", "P 8 -1", "P 8 3 a b c", "P 8 2 a", "P 8 1",
+         "P 8 1 unheard_of", "P 8 1 discard_zeroes_cow", "P 8 1 DISCARD_zeroes_cow left over",
+         "P 8 1 discard_passdown_origin", "P 8 2 discard_passdown_origin discard_zeroes_cow",
+         "P 8 2 discard_zeroes_cow discard_zeroes_cow")
+
+
+def test_words_of_a_table(lab):
+    """What is taken and what is refused, and how it is told again."""
+    for name in ("i", "c"):
+        lab.file(name, MiB)
+    words = "\n".join(WORDS)
+    linux = lab.linux.check(f"""cd {lab.path}
+        loops=($(attach i c)); i=${{loops[0]}} c=${{loops[1]}}
+        modprobe dm-snapshot
+        while read -r words; do
+          dd if=/dev/zero of=$c bs=16k count=1 status=none
+          if dmsetup create s --table "0 2048 snapshot $i $c $words" 2> /dev/null; then
+            dmsetup table s | sed -E 's/([0-9]+:[0-9]+) [0-9]+:[0-9]+/i c/'
+            dmsetup status s
+            dmsetup remove s
+          else
+            echo refused
+          fi
+        done << END
+{words}
+END""").splitlines()
+    lab.mount(lab.define("volfs: 1\nimages: {i: i, c: c}\n"))
+    ours = []
+    for each in WORDS:
+        with open(lab.path / "c", "r+b", buffering=0) as file:
+            file.write(bytes(16 * KiB))
+        taken = subprocess.run([VOLFS, "map", "create", lab.mnt / "s"], input=f"0 2048 snapshot i c {each}\n", text=True,
+                               stderr=subprocess.PIPE, check=False)
+        if taken.returncode == 0:
+            ours += [volfs("map", what, lab.mnt / "s").strip() for what in ("table", "status")]
+            volfs("map", "remove", lab.mnt / "s")
+        else:
+            holds("expected" in taken.stderr, f"{each}: {taken.stderr}")
+            ours.append("refused")
+    equal(ours, linux, "what is said of the words")
+
+
 def allocated(status):
     """How much of a store holds something, and how much of that are metadata, in sectors."""
     used, metadata = re.search(r" snapshot-merge (\d+)/\d+ (\d+)", status).groups()
@@ -181,7 +225,6 @@ def allocated(status):
 
 MERGED_SIZE = 32 * MiB  # so that volfs, which merges 4 MiB at a time, is half done for a while with any chunk size
 MERGED_SECTORS = MERGED_SIZE // 512
-MERGED_CHUNKS = (4 * KiB, 64 * KiB, 512 * KiB)
 
 
 class Merge:
@@ -273,7 +316,7 @@ snapshots:
 
 
 def test_a_merge_that_linux_began_ends_in_volfs(lab):
-    for chunk in MERGED_CHUNKS:
+    for chunk in CHUNKS:
         merge = Merge(lab, chunk)
         want = merge.shown, merge.old
         equal(merge.with_linux(True, f"used - meta < {merge.all * chunk // 512}"), want, f"{chunk}: what Linux shows")
@@ -285,7 +328,7 @@ def test_a_merge_that_linux_began_ends_in_volfs(lab):
 
 
 def test_a_merge_that_volfs_began_ends_in_linux(lab):
-    for chunk in MERGED_CHUNKS:
+    for chunk in CHUNKS:
         merge = Merge(lab, chunk)
         want = merge.shown, merge.old
         whole = merge.all * chunk // 512

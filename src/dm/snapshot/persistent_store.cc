@@ -71,8 +71,6 @@ Result<PersistentStore::Loaded> PersistentStore::open(BlockDevice& device, uint6
       log_info("{}: chunk size {} in the store overrides {}", device.name(), format_size(on_disk),
                format_size(chunk_size));
     chunk_size = on_disk;
-  } else if (if_blank == IfBlank::refuse) {
-    return fail(Error::make(ENODATA, fmt::format("{}: holds no snapshot store", device.name())));
   }
   if (device.size() / chunk_size < 2)
     return fail_invalid(fmt::format("{}: {} has no room for two chunks of {}", device.name(),
@@ -81,7 +79,7 @@ Result<PersistentStore::Loaded> PersistentStore::open(BlockDevice& device, uint6
   Loaded loaded;
   loaded.store.reset(new PersistentStore(device, chunk_size));
   if (blank) {
-    VOLFS_TRY(loaded.store->initialise());
+    if (if_blank == IfBlank::initialise) VOLFS_TRY(loaded.store->initialise());
   } else if (header.valid == 0) {
     loaded.valid = false;
   } else {

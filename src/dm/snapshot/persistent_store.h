@@ -19,8 +19,9 @@ namespace volfs::dm {
 
 class PersistentStore final : public ExceptionStore {
  public:
-  // What to do where no store is: the header's place holds zeros.
-  enum class IfBlank { initialise, refuse };
+  // What to do where no store is: the header's place holds zeros. as_empty writes nothing: what is
+  // opened is what initialise would make, to be read only.
+  enum class IfBlank { initialise, as_empty };
   struct Loaded {
     std::unique_ptr<PersistentStore> store;
     bool valid = true;  // false: marked invalid; nothing was read but the header

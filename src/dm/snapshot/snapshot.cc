@@ -34,7 +34,7 @@ Result<std::shared_ptr<Snapshot>> Snapshot::open(std::shared_ptr<Origin> origin,
     VOLFS_TRY_ASSIGN(
         PersistentStore::Loaded loaded,
         PersistentStore::open(cow, options.chunk_size, base.size(), base.logical_block(),
-                              options.read_only ? PersistentStore::IfBlank::refuse
+                              options.read_only ? PersistentStore::IfBlank::as_empty
                                                 : PersistentStore::IfBlank::initialise,
                               [&](const Exception& e) { return snapshot->table_.insert(e); }));
     if (!loaded.valid) snapshot->validity_ = Validity::invalid;

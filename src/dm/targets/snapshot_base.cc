@@ -13,21 +13,24 @@
 namespace volfs::dm {
 namespace {
 
+// As Linux reads it: what follows N, or the O of PO, does not count.
 Status read_kind(const std::string& text, SnapshotArgs& out) {
-  out.persistent = !same_word(text, "N");
-  out.overflow = same_word(text, "PO");
-  if (out.persistent && !out.overflow && !same_word(text, "P"))
-    return fail(bad_arg("store", text, "P, PO or N"));
+  out.persistent = same_word(text.substr(0, 1), "P");
+  out.overflow = out.persistent && same_word(text.substr(1, 1), "O");
+  const bool known =
+      out.persistent ? out.overflow || text.size() == 1 : same_word(text.substr(0, 1), "N");
+  if (!known) return fail(bad_arg("store", text, "P, PO or N"));
   return {};
 }
 
 Status read_features(Args args, SnapshotArgs& out) {
   if (args.empty()) return {};
   VOLFS_TRY_ASSIGN(const uint32_t count, u32_arg("number of features", args[0], 0, 2));
-  if (args.size() != 1 + size_t{count})
+  // Linux does not look at what follows them.
+  if (args.size() < 1 + size_t{count})
     return fail(bad_arg("number of features", args[0],
                         fmt::format("as many features to follow, found {}", args.size() - 1)));
-  for (const std::string& name : args.subspan(1)) {
+  for (const std::string& name : args.subspan(1, count)) {
     if (same_word(name, "discard_zeroes_cow"))
       out.discard_zeroes_cow = true;
     else if (same_word(name, "discard_passdown_origin"))
@@ -50,6 +53,8 @@ Result<SnapshotArgs> open_snapshot(const TargetContext& context, Args args) {
   SnapshotArgs out;
   VOLFS_TRY(read_kind(args[2], out));
   VOLFS_TRY_ASSIGN(const uint32_t chunk_sectors, u32_arg("chunk sectors", args[3]));
+  if (!out.persistent && chunk_sectors == 0)
+    return fail(bad_arg("chunk sectors", args[3], "the size of a chunk: no store tells it"));
   VOLFS_TRY(read_features(args.subspan(4), out));
   VOLFS_TRY_ASSIGN(out.origin, device_arg(context, args[0]));
   VOLFS_TRY_ASSIGN(out.cow, device_arg(context, args[1]));
