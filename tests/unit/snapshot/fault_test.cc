@@ -96,7 +96,11 @@ TEST_CASE("arguments of snapshots are refused with what was expected") {
         std::string::npos);
   CHECK(error("snapshot-merge", "base cow N 8").find("transient") != std::string::npos);
   CHECK(error("snapshot-origin", "base cow").find("2 arguments") != std::string::npos);
-  CHECK(scene.world.set(map, "snapshot", "base cow P 8", true) != "");
+  CHECK(scene.cow_disk.pages() == 0);
+  // To be read only, what a store would be made on is one without anything in it.
+  CHECK(scene.world.set(map, "snapshot", "base cow P 8", true) == "");
+  CHECK(test::status_of(map) == "16/" + std::to_string(scene.cow.size() / 512) + " 16");
+  CHECK(scene.value(map, 0, size) == 1);
   CHECK(scene.cow_disk.pages() == 0);
 }
 
