@@ -157,7 +157,7 @@ class Interchange(unittest.TestCase):
         self.tool("rw", *names, "--", "put=content", "wait")
         self.read_by_linux(names, data, "whole", True)
         if not lost:
-            return
+            return self.written_by_linux(names, size)
         gone = [names[i] for i in lost]
         data = self.content(size, 2)
         self.tool("rw", *names, "--", *[f"fail={n}" for n in gone], *[f"remove={n}" for n in gone],
@@ -169,6 +169,15 @@ class Interchange(unittest.TestCase):
         self.tool("rw", *rest, "--", *[f"add={n}" for n in gone], "wait")
         self.read_by_linux(names, data, "rebuilt", True)
 
+
+    def written_by_linux(self, names, size):
+        data = self.content(size, 4)
+        self.guest.check(f"""
+            mdadm --assemble --run --quiet /dev/md0 $(attach {' '.join(names)})
+            dd if=content of=/dev/md0 bs=1M conv=fsync status=none
+            mdadm --stop --quiet /dev/md0""")
+        self.tool("ro", *names, "--", "get=ours")
+        self.assertTrue((self.share / "ours").read_bytes() == data, "written by Linux")
 
     def test_what_volfs_left_half_replaced_linux_ends(self):
         for level, layout, disks in REPLACED:
