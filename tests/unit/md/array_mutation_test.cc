@@ -17,7 +17,12 @@ const std::vector<Shape> shapes{
     {10, 0x201, 3, 4 * KiB, SuperblockVersion::v1_1, false},
     {6, parity_layout::ddf_n_continue, 4, 4 * KiB, SuperblockVersion::v0_90, true},
     {0, raid0_layout::original, 2, 4 * KiB, SuperblockVersion::v1_2, false},
+    {5, parity_layout::left_symmetric, 3, 4 * KiB, SuperblockVersion::v1_2, false, true, true},
 };
+
+uint64_t size_of(const Shape& shape) {
+  return shape.ppl ? Rig::disk_size_with_ppl : Rig::disk_size;
+}
 
 uint32_t word(std::span<const std::byte> bytes, size_t at) {
   Le32 value;
@@ -74,10 +79,10 @@ TEST_CASE("no changed byte of one member's superblock makes read-only assembly c
     CAPTURE(shape.text());
     Rig rig(shape);
     MemoryDevice& disk = *rig.disks[0];
-    const uint64_t at = *superblock_offset(shape.version, Rig::disk_size);
+    const uint64_t at = *superblock_offset(shape.version, size_of(shape));
     const Undo undo(disk, at, superblock_size);
     const size_t end = shape.version == SuperblockVersion::v0_90 ? 1024 : 272;
-    MemoryDevice before("before", Rig::disk_size);
+    MemoryDevice before("before", size_of(shape));
     for (size_t byte = 0; byte < end; ++byte)
       for (const unsigned value : {0u, 1u, 0x7fu, 0x80u, 0xffu}) {
         auto bytes = undo.bytes;
@@ -100,7 +105,7 @@ TEST_CASE("the same change on all members is survived, read-only and to be writt
   for (const Shape& shape : shapes) {
     CAPTURE(shape.text());
     const Rig fresh(shape);
-    const uint64_t at = *superblock_offset(shape.version, Rig::disk_size);
+    const uint64_t at = *superblock_offset(shape.version, size_of(shape));
     const size_t end = shape.version == SuperblockVersion::v0_90 ? 1024 : 272;
     for (uint64_t i = 0; i < test_iterations(400); ++i) {
       Rig rig(shape);
@@ -143,7 +148,7 @@ TEST_CASE("members that were cut off are errors with a name, whatever is left of
   for (const Shape& shape : shapes) {
     CAPTURE(shape.text());
     Rig rig(shape);
-    for (uint64_t left = 0; left < Rig::disk_size; left += left < 256 * KiB ? 512 : 61 * KiB) {
+    for (uint64_t left = 0; left < size_of(shape); left += left < 256 * KiB ? 512 : 61 * KiB) {
       left = round_down(left, 512);
       MemoryDevice cut("cut", left);
       for (uint64_t at = 0; at < left; at += 512) cut.poke(at, rig.disks[0]->peek(at, 512));
@@ -166,7 +171,7 @@ TEST_CASE("members that were cut off are errors with a name, whatever is left of
 // Assembles after a change of the second member's superblock; the error.
 std::string refusal(const Shape& shape, size_t at, uint64_t value, size_t width, bool sum = true) {
   Rig rig(shape);
-  const uint64_t place = *superblock_offset(shape.version, Rig::disk_size);
+  const uint64_t place = *superblock_offset(shape.version, size_of(shape));
   auto bytes = rig.disks[1]->peek(place, superblock_size);
   for (size_t i = 0; i < width; ++i) bytes[at + i] = static_cast<std::byte>(value >> 8 * i);
   if (sum) make_right(shape.version, bytes);
