@@ -109,10 +109,11 @@ void apply(const ApplyArguments& arguments, Session& session) {
   const std::string& mountpoint = target->mountpoint;
   const auto status = request(mountpoint, {{"request", "status"}});
   if (!status) return session.fail(status.error());
-  const auto check = [&](const std::string& map, const std::string& table) {
-    const auto text =
-        request(mountpoint, {{"request", "map.check"}, {"map", map}, {"table", table}});
-    return text && text->is_string() ? text->get<std::string>() : std::string();
+  const auto check = [&](const std::string& map, const std::string& table) -> Result<std::string> {
+    VOLFS_TRY_ASSIGN(
+        const json text,
+        request(mountpoint, {{"request", "map.check"}, {"map", map}, {"table", table}}));
+    return text.is_string() ? text.get<std::string>() : std::string();
   };
   ApplyPlan plan = plan_apply(*definition, directory_of(arguments.definition), *status, check);
   check_users(mountpoint, plan);

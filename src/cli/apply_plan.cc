@@ -4,14 +4,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <map>
 #include <set>
 #include <sstream>
 
+#include "apply_fixed.h"
 #include "display.h"
 #include "volfs/backing/file_identity.h"
+#include "volfs/md/array.h"
 #include "volfs/units.h"
 
 namespace volfs::cli {
@@ -61,7 +64,7 @@ class Planner {
  public:
   Planner(const config::Definition& definition, const std::string& directory, const json& status,
           const CheckTable& check)
-      : definition_(definition), directory_(directory), check_(check) {
+      : definition_(definition), directory_(directory), status_(status), check_(check) {
     for (const json& device : status["devices"]) {
       running_[device.value("name", "")] = &device;
       order_.push_back(device.value("name", ""));
@@ -95,6 +98,7 @@ class Planner {
       }
     }
     check_groups();
+    for (std::string& text : fixed_differences(definition_, status_)) problem(std::move(text));
     // What is on top goes first.
     for (auto name = order_.rbegin(); name != order_.rend(); ++name) plan_removal(*name);
     return std::move(plan_);
@@ -178,8 +182,18 @@ class Planner {
   bool same_table(const json& now, const config::Map& map, const std::string& name) const {
     const std::string running = now.contains("map") ? now["map"].value("table", "") : "";
     if (rows_of(running) == rows_of(map.table())) return true;
-    const std::string canonical = check_(name, map.table());
-    return !canonical.empty() && rows_of(canonical) == rows_of(running);
+    const auto canonical = check_(name, map.table());
+    return canonical && rows_of(*canonical) == rows_of(running);
+  }
+
+  // Tries a table before anything is done, where all that it stands on is there and stays as it is.
+  void try_table(const config::Map& map) {
+    changing_.insert(map.name.value);
+    for (const config::Text& device : map.devices)
+      if (changing_.contains(device.value) || !running_.contains(device.value)) return;
+    const auto tried = check_(map.name.value, map.table());
+    if (!tried && tried.error().code() != EOPNOTSUPP && tried.error().code() != ENXIO)
+      problem(fmt::format("map {}", tried.error().text()));
   }
 
   void plan(const config::Map& map) {
@@ -188,6 +202,7 @@ class Planner {
     const json* now = find(name);
     const uint64_t size = size_of(map.table());
     if (!now) {
+      try_table(map);
       json body{{"request", "map.create"}, {"map", name}, {"table", map.table()}};
       if (map.uuid) body["uuid"] = map.uuid->value;
       if (map.readonly.value) body["readonly"] = true;
@@ -207,6 +222,7 @@ class Planner {
     const json* const front = device == name ? nullptr : running_[name];
     const bool front_differs = front && front->value("size", uint64_t{0}) != size;
     if (same && !front_differs) return;
+    try_table(map);
     ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, ""};
     if (size != before)
       step.text += fmt::format(", {} instead of {}", short_bytes(static_cast<double>(size)),
@@ -256,6 +272,17 @@ class Planner {
         if (!each.missing) wanted.insert(each.device.value);
     for (const json& member : (*now)["array"]["members"]) there.insert(member.value("device", ""));
     const std::string device = now->value("name", name);
+    plan_replacements(array, *now, wanted, there);
+    if (const auto& running = (*now)["array"]; running.contains("sync_speed_min"))
+      if (const json body = speeds(array);
+          body["min"] != running["sync_speed_min"] || body["max"] != running["sync_speed_max"])
+        plan_.steps.push_back({'~',
+                               fmt::format("array {}: synced by {} to {} a second", name,
+                                           short_bytes(body["min"].get<double>()),
+                                           short_bytes(body["max"].get<double>())),
+                               {body},
+                               false,
+                               ""});
     for (const std::string& member : wanted)
       if (!there.contains(member))
         plan_.steps.push_back(
@@ -276,6 +303,42 @@ class Planner {
     for (const config::ArrayDevice& spare : array.spares) known_.insert(spare.device.value);
   }
 
+  // Members whose slot is another device's in the definition serve until that has all they have.
+  void plan_replacements(const config::Array& array, const json& now, std::set<std::string>& wanted,
+                         std::set<std::string>& there) {
+    const std::string device = now.value("name", "");
+    for (const json& member : now["array"]["members"]) {
+      const std::string old = member.value("device", "");
+      const size_t slot = member.value("slot", array.devices.size());
+      if (slot >= array.devices.size() || wanted.contains(old) ||
+          member.value("state", "") != "in_sync")
+        continue;
+      const config::ArrayDevice& other = array.devices[slot];
+      if (other.missing || there.contains(other.device.value)) continue;
+      const std::string& with = other.device.value;
+      plan_.steps.push_back(
+          {'~',
+           fmt::format("array {}: member {} instead of {} (what is on {} is overwritten)",
+                       array.name.value, with, old, with),
+           {{{"request", "array.add"}, {"array", device}, {"device", with}},
+            {{"request", "array.replace"}, {"array", device}, {"device", old}, {"with", with}},
+            {{"request", "array.wait"}, {"array", device}},
+            {{"request", "array.remove"}, {"array", device}, {"device", old}}},
+           true,
+           ""});
+      wanted.erase(with);
+      there.erase(old);
+    }
+  }
+
+  static json speeds(const config::Array& array) {
+    const md::ArrayOptions usual;
+    return {{"request", "array.speed"},
+            {"array", array.name.value},
+            {"min", array.sync_speed_min ? array.sync_speed_min->value : usual.sync_speed_min},
+            {"max", array.sync_speed_max ? array.sync_speed_max->value : usual.sync_speed_max}};
+  }
+
   void plan_assembly(const config::Array& array) {
     json body{{"request", "array.assemble"},
               {"array", array.name.value},
@@ -288,7 +351,7 @@ class Planner {
     plan_.steps.push_back(
         {'+',
          fmt::format("array {}: of {} devices", array.name.value, body["devices"].size()),
-         {std::move(body)},
+         {std::move(body), speeds(array)},
          false,
          ""});
   }
@@ -304,9 +367,21 @@ class Planner {
       const std::string path = prefix + volume.name.value;
       wanted.insert(path);
       const auto now = there.find(path);
-      if (now != there.end())
-        plan_resize(path, *now->second, volume, group.extent_size.value);
-      else if (volume.active.value && !volume.hidden.value)
+      if (now != there.end() && !volume.active.value)
+        plan_.steps.push_back({'-',
+                               fmt::format("lv {}: its file (the volume stays)", path),
+                               {{{"request", "lv.deactivate"}, {"lv", path}}},
+                               false,
+                               path});
+      else if (now != there.end())
+        plan_resize(path, *now->second, volume, extent_of(group));
+      else if (is_on_disk(group, volume) && volume.active.value)
+        plan_.steps.push_back({'+',
+                               fmt::format("lv {}: its file", path),
+                               {{{"request", "lv.activate"}, {"lv", path}}},
+                               false,
+                               ""});
+      else if (!is_on_disk(group, volume) && volume.active.value && !volume.hidden.value)
         plan_.steps.push_back({'+',
                                fmt::format("lv {}: {}", path, to_string(volume.type.value)),
                                {creation(path, volume)},
@@ -321,6 +396,23 @@ class Planner {
                                {{{"request", "lv.remove"}, {"lv", path}}},
                                true,
                                path});
+  }
+
+  const json* running_group(const config::VolumeGroup& group) const {
+    for (const json& each : groups_)
+      if (each.value("name", "") == group.name.value) return &each;
+    return nullptr;
+  }
+  uint64_t extent_of(const config::VolumeGroup& group) const {
+    const json* running = running_group(group);
+    return running ? running->value("extent_size", uint64_t{1}) : group.extent_size.value;
+  }
+  // Whether the group has the volume, active or not.
+  bool is_on_disk(const config::VolumeGroup& group, const config::LogicalVolume& volume) const {
+    const json* running = running_group(group);
+    return running && std::ranges::any_of((*running)["logical_volumes"], [&](const json& each) {
+             return each.value("name", "") == volume.name.value;
+           });
   }
 
   static json creation(const std::string& path, const config::LogicalVolume& volume) {
@@ -358,7 +450,8 @@ class Planner {
   // A size in bytes that differs by an extent at least; shares are for creation only.
   void plan_resize(const std::string& path, const json& now, const config::LogicalVolume& volume,
                    uint64_t extent) {
-    const config::LvSize& size = volume.size.value;
+    config::LvSize size = volume.size.value;
+    if (size.unit == config::LvSize::Unit::extents) size = {size.value * extent};
     if (size.unit != config::LvSize::Unit::bytes || volume.type.value == config::LvType::snapshot)
       return;
     const auto before = now.value("size", uint64_t{0});
@@ -461,10 +554,13 @@ class Planner {
 
   const config::Definition& definition_;
   const std::string& directory_;
+  const json& status_;
+  const json groups_ = status_.value("volume_groups", json::array());
   const CheckTable& check_;
   std::map<std::string, const json*> running_;
   std::vector<std::string> order_;  // each after what it stands on
   std::set<std::string> origins_, known_;
+  std::set<std::string> changing_;  // devices that get another table or size
   bool read_only_ = false;
   ApplyPlan plan_;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "volfs/config/definition.h"
+#include "volfs/error.h"
 
 namespace volfs::cli {
 
@@ -24,9 +25,10 @@ struct ApplyPlan {
   std::vector<std::string> problems;  // what the definition says and a running mount cannot become
 };
 
-// Asks the mount whether a table means the same as the one that a map has: the text of the first as
-// dmsetup would print it, or empty if it cannot be tried.
-using CheckTable = std::function<std::string(const std::string& map, const std::string& table)>;
+// Has the mount try a table for a map: its text as dmsetup would print it. EOPNOTSUPP if it cannot
+// be tried, ENXIO if a device that it names is not there (yet).
+using CheckTable =
+    std::function<Result<std::string>(const std::string& map, const std::string& table)>;
 
 // STATUS is the mount's; DIRECTORY what the definition's relative paths start at.
 ApplyPlan plan_apply(const config::Definition& definition, const std::string& directory,

@@ -126,6 +126,15 @@ Result<json> wait_array(const RequestContext& context, const Fields& fields) {
   return json{{"mismatch_cnt", target.array->status().mismatches / sector_size}};
 }
 
+Result<json> speed(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
+  const md::ArrayStatus now = target.array->status();
+  VOLFS_TRY_ASSIGN(const uint64_t min, fields.number_or("min", now.sync_speed_min));
+  VOLFS_TRY_ASSIGN(const uint64_t max, fields.number_or("max", now.sync_speed_max));
+  VOLFS_TRY(target.array->set_sync_speed(min, max));
+  return json();
+}
+
 Result<json> mdstat(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   return json(target.array->mdstat());
@@ -147,6 +156,7 @@ constexpr std::array array_rows{
     RequestType{"array.repair", "array:name", start<&md::Array::repair>},
     RequestType{"array.idle", "array:name", idle},
     RequestType{"array.frozen", "array:name", frozen},
+    RequestType{"array.speed", "array:name,min:number?,max:number?", speed},
     RequestType{"array.stop", "array:name", stop},
     RequestType{"array.wait", "array:name,timeout_ms:ms?", wait_array},
     RequestType{"array.mdstat", "array:name", mdstat},

@@ -57,6 +57,8 @@ json array_of(const md::ArrayStatus& s) {
              {"events", s.events},
              {"clean", s.clean},
              {"mismatch_cnt", s.mismatches / sector_size},
+             {"sync_speed_min", s.sync_speed_min},
+             {"sync_speed_max", s.sync_speed_max},
              {"members", std::move(members)},
              {"sync", std::move(sync)}};
   if (s.bitmap)
@@ -154,6 +156,41 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
   return entry;
 }
 
+json group_of(const engine::VolumeGroup& group) {
+  const lvm::VolumeGroup model = group.model();
+  json volumes = json::array();
+  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv) {
+    const lvm::LogicalVolume& volume = model.lvs[lv];
+    if (!model.visible(lv)) continue;
+    volumes.push_back({{"name", volume.name},
+                       {"uuid", volume.id.dashed()},
+                       {"extents", volume.extents()},
+                       {"writable", volume.writable()},
+                       {"tags", volume.tags}});
+  }
+  return {{"name", group.name()},
+          {"uuid", model.id.dashed()},
+          {"seqno", model.seqno},
+          {"extent_size", model.extent_size},
+          {"free_extents", lvm::free_extents(model)},
+          {"tags", model.tags},
+          {"logical_volumes", std::move(volumes)}};
+}
+
+json account(const config::Optional<config::Account>& account) {
+  if (!account) return nullptr;
+  return account->value.id ? std::to_string(*account->value.id) : account->value.name;
+}
+
+json defined(const engine::Engine& engine) {
+  const engine::Engine::AsDefined& said = engine.as_defined();
+  return {{"readonly", said.read_only},
+          {"mode", said.expose.mode.value},
+          {"owner", account(said.expose.owner)},
+          {"group", account(said.expose.group)},
+          {"hidden", said.expose.hidden.value}};
+}
+
 }  // namespace
 
 json status_of(engine::Engine& engine, const Host& host) {
@@ -164,7 +201,9 @@ json status_of(engine::Engine& engine, const Host& host) {
     if (!users) users = engine.graph().all_users();  // here, where the structure stays as it is
     devices.push_back(device_of(node, (*users)[&node], health));
   });
-  json unavailable = json::array();
+  json unavailable = json::array(), groups = json::array();
+  for (const engine::VolumeGroup* group : engine.volume_groups())
+    groups.push_back(group_of(*group));
   for (const engine::Unavailable& each : engine.unavailable())
     unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});
   return {{"version", VOLFS_VERSION},
@@ -174,6 +213,9 @@ json status_of(engine::Engine& engine, const Host& host) {
           {"overlay", engine.overlay() ? json(engine.overlay()->directory()) : json()},
           {"transport", host.transport()},
           {"read_only", engine.read_only()},
+          {"defined", defined(engine)},
+          {"shows_hidden", engine.shows_hidden()},
+          {"volume_groups", std::move(groups)},
           {"devices", std::move(devices)},
           {"unavailable", std::move(unavailable)}};
 }

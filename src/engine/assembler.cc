@@ -151,6 +151,8 @@ void Assembler::begin() {
   engine_->not_assembled_ = options_.unavailable;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
+  engine_->as_defined_ = {definition_.readonly.value, definition_.expose};
+  engine_->shows_hidden_ = options_.hidden || definition_.expose.hidden.value;
   engine_->catalog_ = std::make_unique<Catalog>(engine_->exposure_);
   open_overlay();
 }

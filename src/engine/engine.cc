@@ -63,6 +63,12 @@ Status Engine::sync() {
   return first;
 }
 
+std::vector<const VolumeGroup*> Engine::volume_groups() const {
+  std::vector<const VolumeGroup*> groups;
+  for (const auto& group : groups_) groups.push_back(group.get());
+  return groups;
+}
+
 Status Engine::watch() {
   VOLFS_TRY_ASSIGN(watcher_, Thread::start("watcher", [this] { watch_for_events(*this); }));
   return {};

@@ -195,6 +195,16 @@ Result<Array::Member*> Array::find_member(std::string_view device) {
   return volfs::fail(Error::make(ENOENT, fmt::format("{}: {} is not a member", name(), device)));
 }
 
+Status Array::set_sync_speed(uint64_t min, uint64_t max) {
+  if (max == 0 || min > max)
+    return fail_invalid(
+        fmt::format("{}: sync speeds from {} to {}; expected a lower and an upper bound, not 0",
+                    name(), min, max));
+  core_->sync_speed_min = min;
+  core_->sync_speed_max = max;
+  return {};
+}
+
 Status Array::fail(std::string_view device) {
   Core& c = *core_;
   if (c.read_only) return fail_sys(EROFS, name());

@@ -63,6 +63,7 @@ struct Array::Core final : Host {
   Mutex turn;  // one reconfiguration at a time; not held on the data path
   std::atomic<Service> service{Service::blocking};
   std::atomic<bool> failed{false};
+  std::atomic<uint64_t> sync_speed_min, sync_speed_max;  // bytes a second
 
   // ---- clean or active
   std::atomic<uint64_t> writers{0};

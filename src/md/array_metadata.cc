@@ -23,7 +23,11 @@ constexpr Nanos read_error_age = std::chrono::hours(1);  // they count half afte
 }  // namespace
 
 Array::Core::Core(const ArrayOptions& o, const ArrayMetadata& a)
-    : options(o), shared(a.geometry), array(a) {
+    : options(o),
+      shared(a.geometry),
+      sync_speed_min(o.sync_speed_min),
+      sync_speed_max(o.sync_speed_max),
+      array(a) {
   shared.host = this;
   if (a.has_ppl && !o.read_only) shared.ppl_signature = ppl_signature(a.uuid);
 }

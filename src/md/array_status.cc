@@ -100,6 +100,8 @@ ArrayStatus Array::status() const {
   }
   s.size = size();
   s.read_only = c.read_only;
+  s.sync_speed_min = c.sync_speed_min.load();
+  s.sync_speed_max = c.sync_speed_max.load();
   const std::lock_guard lock(c.mutex);
   s.state = c.state();
   s.clean = c.clean.load() && c.resync_position == all_in_sync;

@@ -247,7 +247,7 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
   bool ok = true;
   uint64_t next_checkpoint = position_ + std::max(size_ / checkpoints, step_size);
   const uint64_t most = std::clamp(
-      round_down(core_.options.sync_speed_max / steps_a_second, least_step), least_step, step_size);
+      round_down(core_.sync_speed_max.load() / steps_a_second, least_step), least_step, step_size);
   while (ok && position_ < run.end && !interrupted(run)) {
     const uint64_t at = position_, length = std::min(most, run.end - position_);
     lock.unlock();
@@ -380,9 +380,9 @@ void SyncEngine::throttle(std::unique_lock<Mutex>& lock, const Run& run) {
     return from.when + Nanos(static_cast<int64_t>(seconds * 1e9));
   };
   const uint64_t operations = core_.operations.load(std::memory_order_relaxed);
-  TimePoint until = due(core_.options.sync_speed_max);
+  TimePoint until = due(core_.sync_speed_max.load());
   if (operations != seen_operations_)
-    until = std::max(until, std::min(now() + stand_back, due(core_.options.sync_speed_min)));
+    until = std::max(until, std::min(now() + stand_back, due(core_.sync_speed_min.load())));
   seen_operations_ = operations;
   core_.changed.wait_until(core_.mutex, until, [&] { return interrupted(run) || now() >= until; });
 }

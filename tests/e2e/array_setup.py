@@ -139,7 +139,7 @@ def test_apply_brings_arrays_and_snapshots(t):
                           "snapshots: {before: {origin: md1, cow: {path: before.cow, size: 8MiB}}}\n")
     plan = volfs("apply", definition, t.mnt, "-n").splitlines()
     equal(sorted(line.split(" (")[0] for line in plan),
-          ["+ array md1: member d2", "+ snapshot before: of md1", "- array md1: member d1"], "the plan")
+          ["+ snapshot before: of md1", "~ array md1: member d2 instead of d1"], "the plan")
     volfs("apply", definition, t.mnt, "--yes")
     array(t, "wait", "md1", "--timeout", "60")
     equal(device(t, "md1")["state"], "active", "the state")

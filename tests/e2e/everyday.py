@@ -172,8 +172,13 @@ def test_apply_tells_what_cannot_be_done_and_undoes_a_failed_step(t):
                           "discard_zeroes_cow: true}\n")
     message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
     holds("snapshot s: is not on the mount" in message and "no features for discards" in message, message)
-    # The second step fails: the table goes beyond the end of its disk; the first stays done.
+    # A table that goes beyond the end of its disk is found before anything is done.
     definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 17000 linear disk0 0"}\n')
+    message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("map late: " in message and "steps are done" not in message, message)
+    equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "top", "wide"], "volumes after nothing was done")
+    # The second step fails: what it stands on only comes with the first; that stays done.
+    definition.write_text(DEFINITION + '  early: {table: "0 8 zero"}\n  late: {table: "0 9 linear early 0"}\n')
     message = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
     holds("1 of 2 steps are done" in message, f"message: {message}")
     equal(sorted(os.listdir(t.mnt)), [".volfs", "data", "early", "top", "wide"], "volumes")

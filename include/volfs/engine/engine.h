@@ -99,6 +99,16 @@ class Engine {
   // Calls VISIT for every device, each after what it stands on; none comes or goes meanwhile.
   void for_each_node(const std::function<void(Node&)>& visit);
 
+  // What the definition said of the mount as a whole; options may have said otherwise.
+  struct AsDefined {
+    bool read_only = false;
+    config::Expose expose;
+  };
+  const AsDefined& as_defined() const { return as_defined_; }
+  // Whether hidden devices are shown, too.
+  bool shows_hidden() const { return shows_hidden_; }
+  std::vector<const VolumeGroup*> volume_groups() const;
+
   // What cannot be shown.
   std::vector<Unavailable> unavailable() const;
 
@@ -182,6 +192,8 @@ class Engine {
   std::string source_;
   bool read_only_ = false;
   bool closed_ = false;
+  AsDefined as_defined_;
+  bool shows_hidden_ = false;
   Exposure exposure_;
   Mutex structure_;             // held while devices are added, removed or renamed
   Mutex arrays_;                // held while an array is set up: its devices are nobody else's then

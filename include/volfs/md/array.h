@@ -86,6 +86,7 @@ struct ArrayStatus {
   SyncProgress sync;
   uint64_t mismatches = 0;  // bytes; md's mismatch_cnt counts sectors
   bool read_only = false;
+  uint64_t sync_speed_min = 0, sync_speed_max = 0;
   struct Bitmap {
     uint64_t chunk = 0, pages = 0, used_pages = 0, dirty_bits = 0;
   };
@@ -103,8 +104,8 @@ class Array final : public BlockDevice {
   ~Array() override;
 
   // Where members have no room for data, or for what they record of the array, a write or flush
-  // fails with ENOSPC or EDQUOT: no member fails for that, and all goes on when there is room. Until
-  // then nothing counts that a crash could undo.
+  // fails with ENOSPC or EDQUOT: no member fails for that, and all goes on when there is room.
+  // Until then nothing counts that a crash could undo.
 
   // Ends sync, marks the array clean and flushes. No operation may be under way, nor come later.
   Status stop();
@@ -131,6 +132,8 @@ class Array final : public BlockDevice {
   void cancel_check();
   // Waits until nothing is to be synced, or sync cannot go on. False at the deadline.
   bool wait_sync(TimePoint deadline = never);
+  // Bytes a second, from now on; see ArrayOptions. EINVAL if MIN is more than MAX, or MAX is 0.
+  Status set_sync_speed(uint64_t min, uint64_t max);
   void hold_sync(bool hold);
   void release_sync() { hold_sync(false); }
 
