@@ -13,6 +13,7 @@
 #include "display.h"
 #include "scan_text.h"
 #include "tree.h"
+#include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
 #include "volfs/engine/scan.h"
 #include "volfs/units.h"
@@ -64,6 +65,72 @@ std::string content_of(const Report& report, const json& device) {
   return describe(found->front());
 }
 
+// The images that are cut off, below a device, and whether there is an array between.
+struct CutBelow {
+  std::set<std::string> images;
+  bool array = false;
+};
+void find_cut(const Report& report, const std::string& name, CutBelow& below) {
+  for (const config::Image& image : report.scan.definition.images)
+    if (image.name.value == name && image.pad) below.images.insert(name);
+  for (const json& device : report.status["devices"]) {
+    if (device.value("name", "") != name) continue;
+    below.array |= device.contains("array");
+    for (const json& each : device["devices"]) find_cut(report, each.get<std::string>(), below);
+  }
+}
+
+// Bytes of a volume that lay behind the end of an image's file; 0 if none did.
+uint64_t lost_bytes(const Report& report, const json& device, const std::set<std::string>& cut) {
+  const auto where = request(report.mountpoint, {{"request", "where"},
+                                                 {"volume", device["volume"]},
+                                                 {"offset", 0},
+                                                 {"length", device["size"]}});
+  if (!where) return 0;
+  uint64_t lost = 0;
+  for (const config::Image& image : report.scan.definition.images) {
+    const std::string& name = image.name.value;
+    if (!cut.contains(name)) continue;
+    std::error_code error;
+    const uint64_t end = std::filesystem::file_size(image.path.value, error);
+    const unsigned partition = image.partition ? image.partition->value : 0;
+    const auto opened = FileImage::open(
+        name, image.path.value,
+        {.read_only = true, .lock = false, .partition = partition, .pad = image.pad->value});
+    if (error || !opened) continue;
+    for (const json& extent : (*where)["extents"]) {
+      // Below the overlay.
+      if (extent.value("device", "") != name + "-base") continue;
+      const uint64_t from = (*opened)->start() + extent.value("device_offset", uint64_t{0});
+      const uint64_t to = from + extent.value("length", uint64_t{0});
+      if (to > end) lost += to - std::max(from, end);
+    }
+  }
+  return lost;
+}
+
+// Says of a volume on images that are cut off what became of its bytes.
+void tell_cut(const Report& report, const json& device, json& entry) {
+  CutBelow below;
+  find_cut(report, device.value("name", ""), below);
+  if (below.images.empty()) return;
+  std::string names;
+  for (const std::string& name : below.images) names += (names.empty() ? "" : ", ") + name;
+  if (below.array) {
+    entry["problem"] = fmt::format(
+        "of {}, below it, the end is missing: what no other member of the array has reads as an "
+        "error",
+        names);
+  } else if (const uint64_t lost = lost_bytes(report, device, below.images); lost > 0) {
+    entry["lost"] = lost;
+    entry["problem"] =
+        fmt::format("{} bytes are lost with the end of {}, and read as errors", lost, names);
+  } else {
+    return;
+  }
+  if (entry["state"] == "active") entry["state"] = below.array ? "degraded" : "partial";
+}
+
 json volumes_of(const Report& report) {
   json volumes = json::array();
   for (const json& device : report.status["devices"]) {
@@ -73,6 +140,7 @@ json volumes_of(const Report& report) {
                {"size", device["size"]},
                {"state", device["state"]}};
     if (device.contains("problem")) entry["problem"] = device["problem"];
+    tell_cut(report, device, entry);
     if (const std::string content = content_of(report, device); !content.empty())
       entry["content"] = content;
     volumes.push_back(std::move(entry));
@@ -136,6 +204,13 @@ Steps next_steps(const Report& report, const json& volumes) {
   for (const json& device : report.status["devices"])
     if (device.contains("array")) steps_for_array(report, device, steps);
   for (const json& volume : volumes)
+    if (volume.contains("problem"))
+      steps.push_back(
+          fmt::format("{0}/{1}: {2}: copy what can be read, `ddrescue {0}/{1} COPY MAP` or `dd "
+                      "conv=noerror,sync`, "
+                      "or start again with a whole copy of what is missing",
+                      report.mountpoint, volume.value("volume", ""), volume.value("problem", "")));
+  for (const json& volume : volumes)
     if (volume.value("content", "").find("file system") != std::string::npos)
       steps.push_back(
           fmt::format("{0}/{1}: check it, then mount it: `fsck -n {0}/{1}`, `mount -o loop,ro "
@@ -186,17 +261,17 @@ void print_mounted(const Report& report) {
   for (const std::string& text : next_steps(report, volumes)) fmt::print("  {}\n", text);
 }
 
-void complain(const Error& error) {
-  fmt::print(stderr, "volfs: {}\n", error.text());
-}
-
-// Why there is nothing to mount, or exit_done.
-int check_found(const Report& report) {
-  const config::Definition& found = report.scan.definition;
-  if (!found.arrays.empty() || !found.volume_groups.empty()) return exit_done;
-  fmt::print(stderr,
-             "volfs: nothing on the images can be assembled; expected members of md arrays or LVM "
-             "physical volumes\n");
+// On standard error, and as JSON: there is an answer on standard output in any case.
+int complain(const std::string& text, const Report& report, bool as_json) {
+  fmt::print(stderr, "volfs: {}\n", text);
+  if (!as_json) return exit_failed;
+  json left_out = json::array();
+  for (const LeftOut& image : report.left_out)
+    left_out.push_back({{"image", image.image}, {"reason", image.reason}});
+  print_json({{"error", {{"message", text}}},
+              {"found", scan_json(report.scan)},
+              {"left_out", std::move(left_out)},
+              {"mountpoint", nullptr}});
   return exit_failed;
 }
 
@@ -210,20 +285,18 @@ int rescue(MountRequest request, bool as_json) {
   if (!own_overlay && !request.options.force) {
     const auto unforced =
         engine::scan_images(request.sources, {.overlay = request.options.overlay, .pad = true});
-    if (!unforced) {
-      complain(unforced.error());
-      return exit_failed;
-    }
+    if (!unforced) return complain(unforced.error().text(), report, as_json);
   }
   auto scan = engine::scan_images(request.sources,
                                   {.force = true, .overlay = request.options.overlay, .pad = true});
-  if (!scan) {
-    complain(scan.error());
-    return exit_failed;
-  }
+  if (!scan) return complain(scan.error().text(), report, as_json);
   report.scan = std::move(*scan);
   if (!as_json) print_found(report);
-  if (const int found = check_found(report); found != exit_done) return found;
+  if (report.scan.definition.arrays.empty() && report.scan.definition.volume_groups.empty())
+    return complain(
+        "nothing on the images can be assembled; expected members of md arrays or LVM physical "
+        "volumes",
+        report, as_json);
   request.private_overlay = own_overlay;
   Sources sources = sources_of(report.scan);
   for (config::VolumeGroup& group : sources.definition.volume_groups)
@@ -231,14 +304,12 @@ int rescue(MountRequest request, bool as_json) {
   request.options.force = true;
   request.frozen = true;
   std::fflush(stdout);  // before the fork
-  if (const int mounted = mount_sources(request, sources); mounted != exit_done) return mounted;
+  if (const int mounted = mount_sources(request, sources); mounted != exit_done)
+    return complain("it could not be mounted", report, as_json), mounted;
   const auto target = find_target(request.mountpoint);
   const auto status =
       target ? cli::request(target->mountpoint, {{"request", "status"}}) : fail(target.error());
-  if (!status) {
-    complain(status.error());
-    return exit_failed;
-  }
+  if (!status) return complain(status.error().text(), report, as_json);
   report.status = *status;
   report.mountpoint = target->mountpoint;
   report.overlay = status->value("overlay", "");

@@ -79,7 +79,10 @@ std::string array_yaml(const config::Array& array) {
 
 void print_scan_yaml(const engine::Scan& scan) {
   const config::Definition& definition = scan.definition;
-  for (const std::string& remark : scan.remarks) fmt::print("# {}\n", remark);
+  for (std::string remark : scan.remarks) {
+    std::ranges::replace(remark, '\n', ' ');
+    fmt::print("# {}\n", remark);
+  }
   fmt::print("volfs: 1\nreadonly: true\nimages:\n");
   for (const config::Image& image : definition.images) {
     fmt::print("  {}: {{path: {}", yaml_quoted(image.name.value), yaml_quoted(image.path.value));
@@ -138,15 +141,22 @@ void print_array(const engine::FoundArray& array) {
   if (!array.problem.empty()) fmt::print("  not assembled: {}\n", array.problem);
 }
 
+size_t all_pvs(const engine::Scan& scan, const config::VolumeGroup& group) {
+  const auto known = scan.physical_volumes.find(group.name.value);
+  const size_t there = group.physical_volumes.size();
+  return known == scan.physical_volumes.end() ? there : std::max(known->second, there);
+}
+
 }  // namespace
 
 void print_scan(const engine::Scan& scan) {
   for (const engine::FoundArray& array : scan.arrays) print_array(array);
   for (const config::VolumeGroup& group : scan.definition.volume_groups) {
-    fmt::print("volume group '{}' on", group.name.value);
+    const size_t there = group.physical_volumes.size(), all = all_pvs(scan, group);
+    fmt::print("volume group '{}': {} of {} physical volumes:", group.name.value, there, all);
     for (const config::PhysicalVolume& pv : group.physical_volumes)
       fmt::print(" {}", pv.device.value);
-    fmt::print("\n");
+    fmt::print("{}\n", there < all ? fmt::format("; {} missing", all - there) : "");
   }
   for (const std::string& remark : scan.remarks) fmt::print("{}\n", remark);
   if (scan.definition.volume_groups.empty() && scan.arrays.empty() && scan.remarks.empty())
@@ -195,7 +205,9 @@ json scan_json(const engine::Scan& scan) {
   for (const config::VolumeGroup& group : scan.definition.volume_groups) {
     json pvs = json::array();
     for (const config::PhysicalVolume& pv : group.physical_volumes) pvs.push_back(pv.device.value);
-    groups.push_back({{"name", group.name.value}, {"physical_volumes", std::move(pvs)}});
+    groups.push_back({{"name", group.name.value},
+                      {"missing_physical_volumes", all_pvs(scan, group) - pvs.size()},
+                      {"physical_volumes", std::move(pvs)}});
   }
   return {{"images", std::move(images)},
           {"arrays", std::move(arrays)},

@@ -7,12 +7,14 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
 #include <set>
 
 #include "assembler.h"
 #include "scan_arrays.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
+#include "volfs/config/names.h"
 #include "volfs/lvm/assemble.h"
 #include "volfs/lvm/physical_volume.h"
 #include "volfs/md/array.h"
@@ -50,9 +52,15 @@ class Scanner {
   }
 
  private:
-  // The file's name without folders; a second one of that name gets a number.
+  // The file's name without folders, as definitions write names; a second one of that name gets a
+  // number.
   std::string name_for(const std::string& path) {
-    const std::string base = path.substr(path.find_last_of('/') + 1);
+    std::string base = path.substr(path.find_last_of('/') + 1);
+    for (char& c : base)
+      if (config::bad_device_name(std::string("x") + c)) c = '_';
+    constexpr size_t most = 100;  // bytes: suffixes must find room, and so must people
+    if (base.size() > most) base.resize(most);
+    if (config::bad_device_name(base)) base = "image" + base;
     std::string name = base;
     for (int i = 2; !names_.insert(name).second; ++i) name = fmt::format("{}-{}", base, i);
     return name;
@@ -201,13 +209,16 @@ class Scanner {
     }
     if (partition != 0)
       wanted.size = std::max((*image)->start() + (*image)->size(), size_for_table(path));
-    const uint64_t size = (*whole)->size();
-    if (wanted.size <= size || wanted.size > max_device_size) return std::nullopt;
-    scan_.remarks.push_back(fmt::format(
-        "{}: cut off: its file ends at {}, and what is on it was {} large: what is missing "
-        "answers with errors{}",
-        name, size, wanted.size,
-        wanted.member ? ", unless other members of its array have it" : ""));
+    if (wanted.size <= (*whole)->size() || wanted.size > max_device_size) return std::nullopt;
+    std::error_code error;  // a block device has no size of a file
+    const uint64_t exact = std::filesystem::file_size(path, error);
+    const uint64_t size = error ? (*whole)->size() : exact;
+    scan_.remarks.push_back(
+        fmt::format("{}: cut off: its file ends at byte {}, and what is on it was {} bytes large: "
+                    "what is missing "
+                    "answers with errors{}",
+                    name, size, wanted.size,
+                    wanted.member ? ", unless other members of its array have it" : ""));
     return wanted;
   }
 
@@ -230,6 +241,9 @@ class Scanner {
                          uint64_t size) {
     const auto signatures = probe_signatures(path, start, size);
     if (!signatures) return;
+    if (signatures->empty())
+      scan_.remarks.push_back(name +
+                              ": nothing on it is recognised: no superblock, label or signature");
     for (const Signature& signature : *signatures)
       scan_.remarks.push_back(fmt::format("{}: {}", name, describe(signature)));
   }
@@ -317,6 +331,7 @@ class Scanner {
   void add_group(const lvm::FoundGroup& found) {
     config::VolumeGroup group;
     group.name.value = found.group.name;
+    scan_.physical_volumes[found.group.name] = found.pvs.size();
     for (const auto& pv : found.pvs) {
       if (!pv) continue;
       config::PhysicalVolume described;

@@ -193,7 +193,11 @@ def test_a_physical_volume_with_a_cut_off_end(t):
     for size in (16 * MiB - 1, 1200 * KiB):
         os.truncate(t.path / "b.img", size)
         report, unchanged = rescue(t, [t.path / "a.img", t.path / "b.img"])
-        remarked(report, "b.img: cut off", f"ends at {size // 512 * 512},", f"was {16 * MiB} large")
+        remarked(report, "b.img: cut off", f"ends at byte {size},", f"was {16 * MiB} bytes large")
+        told = volume(report, "vg/wide")
+        equal((told["state"], told["lost"]), ("partial", 16 * MiB - size), "the volume with lost bytes")
+        holds(any("vg/wide" in step and "bytes are lost" in step for step in report["next_steps"]), report["next_steps"])
+        equal(volume(report, "vg/root")["state"], "active", "the whole volume")
         equal((t.mnt / "vg/root").read_bytes(), root, "root")
         with open(t.mnt / "vg/wide", "rb") as file:
             # The largest free area was taken first: all of b, from 1 MiB on.
@@ -277,7 +281,7 @@ def test_members_with_a_cut_off_end(t):
     for size in (16 * MiB - 1, 5 * MiB + 77):
         os.truncate(images[1], size)
         report, unchanged = rescue(t, images)
-        remarked(report, "d1.img: cut off", f"ends at {size // 512 * 512},")
+        remarked(report, "d1.img: cut off", f"ends at byte {size},")
         equal(sha256(t.mnt / "nas"), hashlib.sha256(content).hexdigest(), "the array")
         put(t, t.mnt / "nas", "new", "written into the overlay\n")
         equal(run("debugfs", "-R", "cat new", t.mnt / "nas"), "written into the overlay\n", "a file")
@@ -320,6 +324,34 @@ def test_a_definition_written_by_a_scan_has_what_was_cut_off(t):
     t.umount()
     equal(os.stat(t.path / "whole.img").st_size, 4 * MiB, "the file's size")
     holds("either 'pad' or 'size'" in stderr_of(lab.VOLFS, "check", t.define(text % ", size: 1MiB"), status=2), "pad and size")
+
+
+def test_a_failure_is_told_in_json_and_strange_images_by_name(t):
+    odd = t.file("a strange name.img", MiB)
+    odd.write_bytes(b"nothing known" * 1000)
+    done = subprocess.run([lab.VOLFS, "mount", "--rescue", "--json", odd, t.mnt], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = json.loads(done.stdout)
+    equal(done.returncode, 1, "exit status")
+    holds("nothing on the images can be assembled" in told["error"]["message"], told)
+    holds("a_strange_name.img: nothing on it is recognised: no superblock, label or signature" in told["found"]["remarks"], told)
+
+
+def test_scan_tells_what_is_cut_off_and_writes_a_definition_that_check_takes(t):
+    two_disks(t)
+    os.truncate(t.path / "b.img", 12 * MiB + 77)
+    (t.path / "b.img").rename(t.path / "b and c (copy).img")
+    images = [t.path / "a.img", t.path / "b and c (copy).img"]
+    told = volfs("scan", *images)
+    holds(f"b_and_c__copy_.img: cut off: its file ends at byte {12 * MiB + 77}," in told, told)
+    holds("volume group 'vg': 2 of 2 physical volumes: a.img b_and_c__copy_.img\n" in told, told)
+    holds("volume group 'vg': 1 of 2 physical volumes: a.img; 1 missing\n" in volfs("scan", images[0]), "one missing")
+    found = t.define(volfs("scan", "--yaml", *images), "found.yaml")
+    holds("pad: 16MiB" in found.read_text(), found.read_text())
+    holds("vg/wide" in volfs("check", found), "the definition is not taken")
+    t.mount(found)
+    equal((t.mnt / "vg/wide").stat().st_size, 16 * MiB, "size")
+    t.umount()
 
 
 def test_bad_usage_and_nothing_left_behind(t):

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,8 +49,10 @@ struct FoundArray {
 };
 
 struct Scan {
-  config::Definition definition;     // paths absolute, places not given
-  std::vector<FoundArray> arrays;    // those that cannot be assembled, too: not in the definition
+  config::Definition definition;   // paths absolute, places not given
+  std::vector<FoundArray> arrays;  // those that cannot be assembled, too: not in the definition
+  // How many a volume group has, by its name: those that were not found, too.
+  std::map<std::string, size_t> physical_volumes;
   std::vector<std::string> remarks;  // for people: what was found and is not part of it
 };
 
