@@ -24,6 +24,13 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Strict ISO C shows neither. */
+#ifndef PATH_MAX
+#define VOLFS_PATH_MAX_ 4096
+#else
+#define VOLFS_PATH_MAX_ PATH_MAX
+#endif
+
 struct volfs_reply {
   char* text;        /* the whole reply, JSON; NULL if there is none */
   size_t length;     /* of text */
@@ -143,13 +150,18 @@ static inline int volfs_fail_(struct volfs_reply* reply, int error, const char* 
 
 static inline int volfs_converse_(const char* mountpoint, const char* request,
                                   struct volfs_reply* reply) {
-  char path[PATH_MAX];
+  char path[VOLFS_PATH_MAX_];
   size_t size = 4096;
   ssize_t got = 0;
   int control, error = 0;
   if ((size_t)snprintf(path, sizeof path, "%s/.volfs/control", mountpoint) >= sizeof path)
     return volfs_fail_(reply, ENAMETOOLONG, mountpoint);
+#ifdef O_CLOEXEC
   control = open(path, O_RDWR | O_CLOEXEC);
+#else
+  control = open(path, O_RDWR);
+  if (control >= 0) fcntl(control, F_SETFD, FD_CLOEXEC);
+#endif
   if (control < 0) return volfs_fail_(reply, errno, path);
   got = write(control, request, strlen(request));
   if (got < 0)

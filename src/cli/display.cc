@@ -58,7 +58,7 @@ std::string coloured(std::string_view text, Colour colour) {
 }
 
 Colour colour_of_state(std::string_view state) {
-  if (state.starts_with("failed")) return Colour::bad;
+  if (state.starts_with("failed") || state.starts_with("faulty")) return Colour::bad;
   if (state.starts_with("active") && state.find("suspended") == std::string_view::npos)
     return Colour::good;
   return Colour::warning;

@@ -116,7 +116,8 @@ void add_create(CLI::App& command, LvArguments& arguments) {
   add_place(command, arguments);
   command.add_option("-n,--name", arguments.name, "its name; VOLUME is the group then");
   command.add_option("--type", arguments.type, "linear, striped, raid1, raid5, ..., error, zero");
-  command.add_option("-i,--stripes", arguments.stripes, "stripes of data");
+  command.add_option("-i,--stripes", arguments.stripes, "stripes of data")
+      ->check(CLI::Range(1U, 253U));
   command.add_option("-I,--stripesize", arguments.stripe_size,
                      "bytes of a stripe; KiB without a unit");
   command.add_option("-m,--mirrors", arguments.mirrors, "copies besides the first");

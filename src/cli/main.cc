@@ -92,6 +92,15 @@ int run(int argc, char** argv) {
       session.fail(fmt::format("there is no command '{}'; `volfs --help` lists them", argv[1]));
       return exit_usage;
     }
+    if (argc > 2 && argv[1][0] != '-' && argv[2][0] != '-') {
+      CLI::App* const group = app.get_subcommand(argv[1]);
+      const auto below = [&](CLI::App* command) { return command->check_name(argv[2]); };
+      if (!group->get_subcommands({}).empty() && group->get_subcommands(below).empty()) {
+        session.fail(fmt::format("there is no command '{0} {1}'; `volfs {0} --help` lists them",
+                                 argv[1], argv[2]));
+        return exit_usage;
+      }
+    }
     // --help and --version come this way too, with status 0.
     return app.exit(error) == 0 ? exit_done : exit_usage;
   }

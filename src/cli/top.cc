@@ -255,7 +255,8 @@ void add_top(CLI::App& app, Session& session) {
   command->add_option("-d,--delay", arguments->delay, "seconds between two looks")
       ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
-  command->add_option("-n,--count", arguments->count, "end after so many; 0: go on");
+  command->add_option("-n,--count", arguments->count, "end after so many; default: go on")
+      ->check(CLI::Range(1U, 4294967295U));
   add_json_option(*command, session);
   set_examples(*command,
                "  volfs top /mnt                   (q quits)\n"

@@ -2,6 +2,7 @@
 #include "tree.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -25,10 +26,17 @@ class Tree {
  public:
   explicit Tree(const json& status) {
     for (const json& device : status["devices"]) by_name_[device.value("name", "")] = &device;
+    for (const json& device : status["devices"]) note_members(device);
     for (const auto& [name, device] : by_name_) {
       type_width_ = std::max(type_width_, columns_of(type_of(*device)));
       if ((*device)["devices"].empty()) measure(name, 0);
     }
+    // On a terminal long names give way to the columns behind them.
+    constexpr size_t least = 20, behind = 40;
+    const size_t rest = type_width_ + behind;
+    if (isatty(STDOUT_FILENO) == 1)
+      width_ = std::min(width_,
+                        std::max(least, terminal_columns() > rest ? terminal_columns() - rest : 0));
   }
 
   void print() {
@@ -39,6 +47,15 @@ class Tree {
   }
 
  private:
+  // What an array makes of a member matters more than that its image can be read.
+  void note_members(const json& device) {
+    if (!device.contains("array")) return;
+    for (const json& member : device["array"]["members"])
+      if (const std::string state = member.value("state", ""); state != "in_sync")
+        roles_[member.value("device", "")] =
+            fmt::format("{} in {}", state, device.value("name", ""));
+  }
+
   void measure(const std::string& name, size_t indent) {
     if (indent > 400) return;
     width_ = std::max(width_, indent + columns_of(shown_name(name)));
@@ -62,10 +79,12 @@ class Tree {
     const auto it = by_name_.find(name);
     if (it == by_name_.end()) return;
     const json& device = *it->second;
-    const std::string state = state_of(device);
+    std::string state = state_of(device);
+    if (const auto role = roles_.find(name); role != roles_.end()) state = role->second;
     const std::string open =
         device.contains("open") ? std::to_string(device.value("open", 0U)) : "";
-    fmt::print("{}  {}  {:>8}  {:>4}  {}\n", padded(lead + shown_name(name), width_),
+    fmt::print("{}  {}  {:>8}  {:>4}  {}\n",
+               padded(lead + shown_name(name), width_, isatty(STDOUT_FILENO) == 1),
                padded(type_of(device), type_width_),
                short_bytes(static_cast<double>(device.value("size", uint64_t{0}))), open,
                coloured(state, colour_of_state(state)));
@@ -78,6 +97,7 @@ class Tree {
   }
 
   std::map<std::string, const json*> by_name_;
+  std::map<std::string, std::string> roles_;  // of members that are not in sync
   std::set<std::string> measured_, printed_;
   size_t width_ = 4, type_width_ = 4;
 };

@@ -60,6 +60,8 @@ std::string place_of(const Error& error, const std::string& subject) {
 // Adds to the refusal of a volume that is open who has it open.
 Error with_users(const RequestContext& context, Error error, const std::string& subject) {
   if (error.code() != EBUSY || context.host.mountpoint.empty()) return error;
+  // Another device may be what is in use.
+  if (error.text().find(subject + ": in use") == std::string::npos) return error;
   const auto volume = context.engine.catalog().find(subject);
   if (!volume || volume->open_count() == 0) return error;
   const std::string users = to_string(open_users(context.host.mountpoint + "/" + volume->path()));

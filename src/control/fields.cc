@@ -49,6 +49,13 @@ Result<uint64_t> Fields::number_or(const char* key, uint64_t otherwise) const {
   return number(key);
 }
 
+Result<uint64_t> Fields::positive_or(const char* key, uint64_t otherwise) const {
+  VOLFS_TRY_ASSIGN(const uint64_t value, number_or(key, otherwise));
+  if (value == 0 && object_.contains(key))
+    return fail_invalid(fmt::format("'{}' is 0; expected a number from 1 on, or none", key));
+  return value;
+}
+
 Result<std::vector<std::string>> Fields::texts(const char* key) const {
   std::vector<std::string> out;
   const auto it = object_.find(key);

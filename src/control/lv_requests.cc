@@ -85,7 +85,7 @@ Result<json> create_snapshot(const Named& target, const Fields& fields, std::str
   const std::string prefix = target.group->name() + "/";
   if (origin.starts_with(prefix)) origin.erase(0, prefix.size());
   parameters.origin = std::move(origin);
-  VOLFS_TRY_ASSIGN(parameters.chunk_size, fields.number_or("chunk_size", parameters.chunk_size));
+  VOLFS_TRY_ASSIGN(parameters.chunk_size, fields.positive_or("chunk_size", parameters.chunk_size));
   VOLFS_TRY(target.group->create_snapshot(parameters));
   return json();
 }
@@ -96,7 +96,7 @@ Result<json> create_lv(const RequestContext& context, const Fields& fields) {
   if (!origin.empty()) return create_snapshot(target, fields, origin);
   lvm::VolumeParameters parameters;
   VOLFS_TRY(fill(target, fields, parameters));
-  VOLFS_TRY_ASSIGN(const uint64_t stripes, fields.number_or("stripes", 0));
+  VOLFS_TRY_ASSIGN(const uint64_t stripes, fields.positive_or("stripes", 0));
   VOLFS_TRY_ASSIGN(const uint64_t mirrors, fields.number_or("mirrors", 0));
   constexpr uint64_t most = 253;
   if (stripes > most || mirrors > most)
@@ -107,8 +107,10 @@ Result<json> create_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(parameters.type, fields.text_or("type", usual));
   parameters.stripes = static_cast<unsigned>(stripes);
   if (mirrors > 0) parameters.mirrors = static_cast<unsigned>(mirrors);
-  VOLFS_TRY_ASSIGN(parameters.stripe_size, fields.number_or("stripe_size", parameters.stripe_size));
-  VOLFS_TRY_ASSIGN(parameters.region_size, fields.number_or("region_size", parameters.region_size));
+  VOLFS_TRY_ASSIGN(parameters.stripe_size,
+                   fields.positive_or("stripe_size", parameters.stripe_size));
+  VOLFS_TRY_ASSIGN(parameters.region_size,
+                   fields.positive_or("region_size", parameters.region_size));
   VOLFS_TRY(target.group->create(parameters));
   return json();
 }

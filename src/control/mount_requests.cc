@@ -62,11 +62,11 @@ Result<json> add_image(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(image.path, fields.text("path"));
   VOLFS_TRY_ASSIGN(image.read_only, fields.flag_or("readonly", false));
   VOLFS_TRY_ASSIGN(image.direct, fields.flag_or("direct", false));
-  VOLFS_TRY_ASSIGN(const uint64_t partition, fields.number_or("partition", 0));
+  VOLFS_TRY_ASSIGN(const uint64_t partition, fields.positive_or("partition", 0));
   if (partition > 65535) return fail_invalid("'partition' is more than 65535");
   image.partition = static_cast<unsigned>(partition);
   VOLFS_TRY_ASSIGN(image.offset, fields.number_or("offset", 0));
-  VOLFS_TRY_ASSIGN(image.length, fields.number_or("length", 0));
+  VOLFS_TRY_ASSIGN(image.length, fields.positive_or("length", 0));
   VOLFS_TRY(context.engine.image_add(image));
   return json();
 }

@@ -23,6 +23,8 @@ class Fields {
   // A list of strings; empty if it is missing.
   Result<std::vector<std::string>> texts(const char* key) const;
   Result<uint64_t> number_or(const char* key, uint64_t otherwise) const;
+  // The same where 0 means nothing, and is refused if it is given.
+  Result<uint64_t> positive_or(const char* key, uint64_t otherwise) const;
 
  private:
   const nlohmann::json& object_;

@@ -18,8 +18,8 @@ Result<json> create_snapshot(const RequestContext& context, const Fields& fields
   VOLFS_TRY_ASSIGN(request.name, fields.text("snapshot"));
   VOLFS_TRY_ASSIGN(request.origin, fields.text("origin"));
   VOLFS_TRY_ASSIGN(request.store, fields.text_or("store", ""));
-  VOLFS_TRY_ASSIGN(request.size, fields.number_or("size", 0));
-  VOLFS_TRY_ASSIGN(request.chunk_size, fields.number_or("chunk_size", 0));
+  VOLFS_TRY_ASSIGN(request.size, fields.positive_or("size", 0));
+  VOLFS_TRY_ASSIGN(request.chunk_size, fields.positive_or("chunk_size", 0));
   VOLFS_TRY_ASSIGN(request.overflow, fields.flag_or("overflow", false));
   VOLFS_TRY(context.engine.snapshots().create(request));
   return json();

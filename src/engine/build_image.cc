@@ -2,6 +2,8 @@
 // Images: the files and block devices of a definition.
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include <cerrno>
 
 #include "assembler.h"
@@ -35,7 +37,17 @@ void Assembler::build(const config::Image& image) {
   if (image.partition) options.partition = image.partition->value;
   options.offset = image.offset.value;
   if (image.length) options.length = image.length->value;
-  if (image.pad) options.pad = image.pad->value;
+  if (image.pad) {
+    options.pad = image.pad->value;
+    std::error_code error;  // a block device has no size of a file
+    const uint64_t size = std::filesystem::file_size(path, error);
+    if (!error && size > options.pad)
+      return report(
+          image.pad->at,
+          fmt::format("'pad' of the image '{}' is {}, and {} has {} bytes: expected as many, "
+                      "or more",
+                      image.name.value, options.pad, path, size));
+  }
   const auto open = [&]() -> Result<std::unique_ptr<BlockDevice>> {
     if (engine_->overlay_) return overlaid(image, path, options);
     return FileImage::open(own_name(image.name.value, Kind::image), path, options);

@@ -2,11 +2,16 @@
 """What loses data shows what would be lost and asks on a terminal; elsewhere it wants --yes."""
 import json
 import os
+import pathlib
 import pty
 import select
 import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients/python"))
 
 import lab
+import volfs as client
 from lab import MiB, equal, holds, run, sha256, stderr_of, volfs
 
 DEFINITION = """
@@ -109,6 +114,44 @@ def test_volumes_are_removed_and_cut_only_when_asked_for(t):
     equal(root.stat().st_size, 8 * MiB, "size")
     equal(on_a_terminal("yes", "lv", "remove", root)[0], 0, "exit status")
     holds(not root.exists(), "it is still there")
+
+
+def test_what_is_no_number_and_no_command_is_said(t):
+    fresh(t)
+    mount = client.Mount(t.mnt)
+    for request, keys in (("lv.create", {"lv": "vg/x", "size": "4MiB", "stripes": 0}),
+                          ("lv.create", {"lv": "vg/x", "size": "4MiB", "origin": "root", "chunk_size": 0}),
+                          ("snapshot.create", {"snapshot": "s", "origin": "md0", "chunk_size": 0}),
+                          ("mount.add_image", {"image": "x", "path": str(t.path / "d2.img"), "length": 0})):
+        try:
+            mount.request(request, **keys)
+        except OSError as error:
+            holds("is 0; expected a number from 1 on" in str(error), str(error))
+        else:
+            raise lab.Failed(f"{request} {keys} was taken")
+    holds("COUNT" in stderr_of(lab.VOLFS, "top", t.mnt, "-n", "0", status=2).upper(), "top -n 0")
+    holds("there is no command 'array foo'" in stderr_of(lab.VOLFS, "array", "foo", status=2), "array foo")
+    holds("'pad' of the image 'd0' is 1048576" in
+          stderr_of(lab.VOLFS, "check", t.define("volfs: 1\nimages: {d0: {path: d2.img, pad: 1MiB}}\n", "pad.yaml"), status=2), "pad")
+
+
+def test_who_uses_another_device_is_not_told(t):
+    fresh(t)
+    volfs("array", "fail", t.mnt / "md0", "d1")
+    with open(t.mnt / "md0", "rb"):
+        told = stderr_of(lab.VOLFS, "array", "fail", t.mnt / "md0", "d0")
+        holds("cannot do without d0" in told and "pid" not in told, told)
+        holds(f"(pid {os.getpid()})" in stderr_of(lab.VOLFS, "array", "stop", t.mnt / "md0"), "who uses it")
+    holds("faulty in md0" in volfs("tree", t.mnt), volfs("tree", t.mnt))
+
+
+def test_the_header_for_c_is_iso_c(t):
+    lab.need_program("gcc")
+    header = pathlib.Path(__file__).resolve().parents[2] / "clients/c/volfs_client.h"
+    source = t.path / "c.c"
+    source.write_text(f'#include "{header}"\nint main(void) {{ return 0; }}\n')
+    for standard in ("c99", "gnu17"):
+        run("gcc", f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source)
 
 
 if __name__ == "__main__":
