@@ -81,10 +81,10 @@ _volfs_flags() {
   case $1 in
     mount) words="-o -f --foreground --rescue --json" ;;
     umount) words="-l --lazy -f --force --json" ;;
-    create) words="-n --dry-run --force --json" ;;
+    create) words="-n --dry-run --force --yes --json" ;;
     scan) words="--yaml --force --json" ;;
     array) words="--re-add --with --timeout --level --raid-devices --spare-devices --chunk --layout --metadata --bitmap
-      --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --json" ;;
+      --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --yes --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
       --permission --addtag --alloc --yes --force --json" ;;

@@ -365,6 +365,8 @@ def test_completion_knows_volumes_members_and_images(t):
     equal(complete(t, "volfs", "where", mnt, "--image", "disk"), ["disk0", "disk1"], "images")
     equal(complete(t, "volfs", "image", "remove", mnt, ""), ["disk0", "disk1"], "images to remove")
     equal(complete(t, "volfs", "apply", "--dr"), ["--dry-run"], "an option")
+    equal(complete(t, "volfs", "array", "add", f"{mnt}/md0", "--y"), ["--yes"], "an option of array")
+    equal(complete(t, "volfs", "create", "--y"), ["--yes"], "an option of create")
 
 
 def test_every_command_has_a_page(t):
