@@ -202,7 +202,22 @@ def apply_a_change(do, path):
     path.write_text(path.read_text().replace("0 8192 linear s0 0", "0 4096 linear s0 0") +
                     "  applied: {table: 0 1024 linear s0 12288}\n")
     plan = volfs("apply", path, do.t.mnt, "--dry-run")
-    holds("applied" in plan and "scratch" in plan, plan)
+    holds("applied" in plan and "scratch" in plan and "- lv vg0/one" in plan, plan)
+    # A group whose volumes are not listed keeps them all.
+    text = path.read_text()
+    text = text[:text.index("    logical_volumes:")] + text[text.index("maps:"):]
+    path.write_text(text.replace("[d0, d1, d2]", "[d0, d1, d2, missing]"))
+    told = lab_module.stderr_of(lab_module.VOLFS, "apply", path, do.t.mnt, "--yes")
+    holds("has 3 slots on the mount and 4 in the definition; arrays are not grown" in told, told)
+    path.write_text(text)
+    volumes = [each for each in do.volumes() if each.startswith("vg0/")]
+    told = lab_module.stderr_of(lab_module.VOLFS, "apply", path, do.t.mnt)
+    holds("--yes" in told, told)
+    volfs("apply", path, do.t.mnt, "--yes")
+    equal(do.device("scratch")["size"], 4096 * 512, "scratch")
+    equal([each for each in do.volumes() if each.startswith("vg0/")], volumes, "logical volumes")
+    holds("applied" in do.volumes() and not do.device("d3") and not do.device("e0"), do.volumes())
+    equal(volfs("apply", path, do.t.mnt), "nothing to do\n", "applied once more")
 
 
 def overlay_of(t, images):
