@@ -92,8 +92,7 @@ class RingQueue final : public IoQueue {
 std::unique_ptr<RingQueue> RingQueue::make(int* error) {
   std::unique_ptr<RingQueue> queue(new RingQueue);
   // The newer flags save interrupts; older kernels refuse them.
-  for (const unsigned flags :
-       {unsigned{IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG}, 0U}) {
+  for (const unsigned flags : {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0U}) {
     *error = -io_uring_queue_init(ring_entries, &queue->ring_, flags);
     if (*error == 0) {
       io_uring_ring_dontfork(&queue->ring_);
