@@ -70,7 +70,7 @@ Result<std::string> normalised(const std::string& path) {
       if (error == ENOENT) return fail(off_mount(path, false));
       return fail_sys(error, path);
     }
-    const std::string result = std::string(directory) + path.substr(above);
+    std::string result = std::string(directory) + path.substr(above);
     free(directory);
     return result;
   }

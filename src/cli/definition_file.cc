@@ -80,7 +80,7 @@ bool is_definition(const std::string& path) {
 
 std::string directory_of(const std::string& path) {
   const size_t slash = path.find_last_of('/');
-  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   char* whole = realpath(directory.c_str(), nullptr);
   if (!whole) return directory;
   std::string result(whole);

@@ -16,8 +16,6 @@
 #include "display.h"
 #include "tree.h"
 
-extern char** environ;
-
 namespace volfs::cli {
 namespace {
 

@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <exception>
 #include <iostream>
 #include <string>
 
@@ -111,7 +112,7 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace volfs::cli
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   // A caller may have closed the standard streams; nothing else may get their numbers.
   int fd = open("/dev/null", O_RDWR);
   while (fd >= 0 && fd <= STDERR_FILENO) fd = dup(fd);
@@ -121,4 +122,7 @@ int main(int argc, char** argv) {
   if (base.starts_with("mount.")) return volfs::cli::mount_helper(argc, argv);
   if (base.starts_with("umount.")) return volfs::cli::umount_helper(argc, argv);
   return volfs::cli::run(argc, argv);
+} catch (const std::exception& error) {  // no memory, or our mistake
+  std::fprintf(stderr, "volfs: %s\n", error.what());
+  return volfs::cli::exit_failed;
 }
