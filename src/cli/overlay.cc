@@ -111,6 +111,8 @@ void commit(const OverlayArguments& arguments, Session& session) {
   if (!changes) return session.fail(changes.error());
   json what = to_json(**overlay, *changes);
   if (!session.json) print_changes(**overlay, *changes);
+  if (auto able = (*overlay)->check_commit(arguments.force, *changes); !able)
+    return session.fail(able.error());
   if (arguments.dry_run) return tell_done(arguments, session, std::move(what));
   if (!may(arguments, session,
            fmt::format("Write {} into the images?", format_size_rounded(total_of(*changes)))))

@@ -93,17 +93,15 @@ Result<std::unique_ptr<Overlay>> Overlay::open(const std::string& directory, boo
     return fail_sys(errno, directory);
   VOLFS_TRY_ASSIGN(const std::string real, real_path(directory));
   std::unique_ptr<Overlay> overlay(new Overlay(real));
-  if (lock) VOLFS_TRY(overlay->lock());
+  // The file that is locked stays where an overlay was: what is gone was committed or discarded,
+  // and who asks for that once more, having been interrupted, is told that all is well.
+  const bool was_one = lock && ::access(overlay->lock_path().c_str(), F_OK) == 0;
+  if (lock && (create || was_one)) VOLFS_TRY(overlay->lock());
   VOLFS_TRY_ASSIGN(const bool there, overlay->load());
-  if (!there && !create)
+  if (!there && !create && !was_one)
     return fail(Error::make(ENOENT, fmt::format("{}: holds no overlay", directory)));
-  if (lock && (overlay->state_ == State::committed || overlay->state_ == State::discarding)) {
-    // Who wants to commit what was committed is told that all is well.
-    const bool committed = overlay->state_ == State::committed;
+  if (lock && (overlay->state_ == State::committed || overlay->state_ == State::discarding))
     VOLFS_TRY(overlay->remove_files());
-    if (!create && !committed)
-      return fail(Error::make(ENOENT, fmt::format("{}: holds no overlay", directory)));
-  }
   if (create && lock && overlay->images_.empty()) VOLFS_TRY(overlay->save());
   return overlay;
 }
@@ -111,7 +109,7 @@ Result<std::unique_ptr<Overlay>> Overlay::open(const std::string& directory, boo
 Overlay::~Overlay() = default;
 
 Status Overlay::lock() {
-  const std::string path = directory_ + "/lock";
+  const std::string path = lock_path();
   lock_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock_ && (errno == EROFS || errno == EACCES))
     lock_ = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -329,6 +327,7 @@ Status Overlay::remove_files() {
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_sys(errno, path);
   }
   VOLFS_TRY(sync_directory_of(directory_ + "/"));
+  VOLFS_TRY(remove_file(directory_ + "/" + manifest_name + ".new"));  // of a save that was cut off
   VOLFS_TRY(remove_file(directory_ + "/" + manifest_name));
   images_.clear();
   state_ = State::open;

@@ -122,20 +122,25 @@ Result<std::vector<Overlay::Change>> Overlay::changes() const {
   return all;
 }
 
-Status Overlay::commit(bool force, const std::function<void(uint64_t done, uint64_t total)>& show) {
+Status Overlay::check_commit(bool force, const std::vector<Change>& all) const {
   if (state_ == State::open && !force)
     for (const OverlayImage& image : images_) VOLFS_TRY(check(image));
-  uint64_t total = 0;
-  VOLFS_TRY_ASSIGN(const std::vector<Change> all, changes());
   for (size_t i = 0; i < all.size(); ++i) {
     const std::vector<Range>& ranges = all[i].ranges;
-    total += all[i].bytes;
     if (!ranges.empty() && ranges.back().offset + ranges.back().length > images_[i].size)
       return fail(Error::make(
           ENOSPC, fmt::format("{}: ends at {}, and the overlay has data beyond that, for the image "
                               "was padded: it cannot be committed; copy what you need from a mount",
                               images_[i].path, images_[i].size)));
   }
+  return {};
+}
+
+Status Overlay::commit(bool force, const std::function<void(uint64_t done, uint64_t total)>& show) {
+  VOLFS_TRY_ASSIGN(const std::vector<Change> all, changes());
+  VOLFS_TRY(check_commit(force, all));
+  uint64_t total = 0;
+  for (const Change& change : all) total += change.bytes;
   // None must turn out to be in use, or not to be written to, when others have their part already.
   std::vector<std::unique_ptr<FileImage>> held;
   for (const OverlayImage& image : images_)

@@ -102,6 +102,13 @@ def test_images_stay_as_they_are_and_the_next_mount_goes_on(t):
     equal(sorted(each.name for each in changes.iterdir()), ["lock"], "what is left in the directory")
     equal(facts(t), before, "the images after discard")
     holds("holds no overlay" in stderr_of(lab.VOLFS, "overlay", "status", changes), "status of nothing")
+    equal(sorted(os.listdir(changes)), ["lock"], "what is left of an overlay")
+    # Whoever was interrupted just before the end asks once more.
+    for command in ("commit", "discard"):
+        overlay(command, changes, "--yes")
+        (t.path / "never").mkdir(exist_ok=True)
+        holds("holds no overlay" in stderr_of(lab.VOLFS, "overlay", command, t.path / "never", "--yes"), f"{command} of nothing")
+        equal(os.listdir(t.path / "never"), [], "what that leaves")
     t.mount(definition, options=options)
     holds((t.mnt / "lower").read_bytes() == (t.path / "disk2.img").read_bytes()[:4 * MiB], "a fresh overlay")
 
@@ -269,7 +276,8 @@ def test_images_that_changed_behind_an_overlay_are_refused(t):
     times = (image.stat().st_atime_ns, image.stat().st_mtime_ns)
 
     def refused(what):
-        for command in (("mount", definition, t.mnt, "-o", options[0]), ("overlay", "commit", changes, "--yes")):
+        for command in (("mount", definition, t.mnt, "-o", options[0]), ("overlay", "commit", changes, "--yes"),
+                        ("overlay", "commit", changes, "--dry-run")):
             message = stderr_of(lab.VOLFS, *command)
             holds("disk1.img" in message and what in message, f"{command}: {message}")
             if "commit" not in command or "size" not in what:

@@ -51,7 +51,8 @@ class Overlay {
   // CREATE makes the directory and the manifest where there are none; otherwise ENOENT. With LOCK
   // it is nobody else's as long as this lives, EBUSY; without, nothing may be changed. EUCLEAN: the
   // manifest cannot be understood. One that was being removed is removed to the end first, and then
-  // is not there; of a commit it is there and empty, so that to commit it once more does nothing.
+  // is not there. Where one was that is gone now, whoever locks the directory gets one without
+  // images, so that to commit or discard it once more does nothing.
   static Result<std::unique_ptr<Overlay>> open(const std::string& directory, bool create,
                                                bool lock);
   ~Overlay();
@@ -77,15 +78,19 @@ class Overlay {
 
   // What a commit would write.
   Result<std::vector<Change>> changes() const;
+  // What would keep it, of changes(), from being written into the images: ESTALE as find(); ENOSPC:
+  // it lies beyond the end of an image that was padded. Looks only.
+  Status check_commit(bool force, const std::vector<Change>& all) const;
   // Writes it into the images, each bit of it once more if it was interrupted before, and removes
-  // the overlay. SHOW is told how much is done, of how much. ESTALE as find(). If an image cannot
-  // be opened for writing (EBUSY: it is in use) nothing was begun.
+  // the overlay. SHOW is told how much is done, of how much. Errors as check_commit. If an image
+  // cannot be opened for writing (EBUSY: it is in use) nothing was begun.
   Status commit(bool force, const std::function<void(uint64_t done, uint64_t total)>& show);
   // Removes the overlay. EBUSY: a commit has begun.
   Status discard();
 
  private:
   explicit Overlay(std::string directory) : directory_(std::move(directory)) {}
+  std::string lock_path() const { return directory_ + "/lock"; }
   Status lock();
   Result<bool> load();
   Status save() const;

@@ -89,6 +89,7 @@ TEST_CASE("a spare that does not know yet that it was given a slot is not taken 
     const size_t spare = rig.add_disk();
     must(array.add(*rig.faults[spare]));
     must(array.fail("disk0"));
+    sleep_for(std::chrono::seconds(10));  // an update of before that hangs would hold up the next
     const auto held = rig.faults[spare]->add({.op = FaultOp::write, .hang = true});
     array.release_sync();
     eventually([&] { return on(rig, 1).array.roles[2] == 0; });
