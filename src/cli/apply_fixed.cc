@@ -69,7 +69,8 @@ class FixedDifferences {
   const json* look_hidden(const char* kind, const std::string& name, bool hidden) {
     const auto at = devices_.find(name);
     if (at == devices_.end()) {
-      if (hidden && !status_.value("shows_hidden", false))
+      // A map is made hidden.
+      if (hidden && kind != std::string_view("map") && !status_.value("shows_hidden", false))
         found_.push_back(fmt::format(
             "{} {}: is hidden in the definition and not on the mount, which takes a new mount",
             kind, name));

@@ -206,6 +206,7 @@ class Planner {
       json body{{"request", "map.create"}, {"map", name}, {"table", map.table()}};
       if (map.uuid) body["uuid"] = map.uuid->value;
       if (map.readonly.value) body["readonly"] = true;
+      if (map.hidden.value) body["hidden"] = true;
       plan_.steps.push_back(
           {'+',
            fmt::format("map {}: {}", name, short_bytes(static_cast<double>(size))),

@@ -13,9 +13,11 @@ using nlohmann::json;
 Result<json> create_map(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
-  VOLFS_TRY_ASSIGN(const std::string uuid, fields.text_or("uuid", ""));
-  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
-  VOLFS_TRY(context.engine.map_create(name, table, uuid, read_only));
+  engine::NewMap options;
+  VOLFS_TRY_ASSIGN(options.uuid, fields.text_or("uuid", ""));
+  VOLFS_TRY_ASSIGN(options.read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY_ASSIGN(options.hidden, fields.flag_or("hidden", false));
+  VOLFS_TRY(context.engine.map_create(name, table, options));
   return json();
 }
 
@@ -89,7 +91,8 @@ Result<json> print(const RequestContext& context, const Fields& fields) {
 }
 
 constexpr std::array map_rows{
-    RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?", create_map},
+    RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?,hidden:flag?",
+                create_map},
     RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
     RequestType{"map.check", "map:name,table:text,readonly:flag?", check},
     RequestType{"map.clear", "map:name", clear},

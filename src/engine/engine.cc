@@ -153,8 +153,8 @@ Status Engine::check_new_map(std::string_view name, std::string_view uuid) const
   return {};
 }
 
-Status Engine::map_create(std::string_view name, std::string_view table, std::string_view uuid,
-                          bool read_only) {
+Status Engine::map_create(std::string_view name, std::string_view table, const NewMap& options) {
+  const std::string_view uuid = options.uuid;
   {
     const std::lock_guard lock(structure_);
     VOLFS_TRY(check_new_map(name, uuid));
@@ -162,12 +162,13 @@ Status Engine::map_create(std::string_view name, std::string_view table, std::st
   std::vector<Graph::Pin> pins;
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
   dm::MappedDevice& mapped = *owned;
-  VOLFS_TRY(in(name, load_table(mapped, table, read_only, pins)));
+  VOLFS_TRY(in(name, load_table(mapped, table, options.read_only, pins)));
   VOLFS_TRY(mapped.resume());
   const std::lock_guard lock(structure_);
   VOLFS_TRY(check_new_map(name, uuid));
   VOLFS_TRY_ASSIGN(Node* const node, graph_.add(std::string(name), Kind::map, std::move(owned)));
   node->uuid = uuid;
+  if (options.hidden && !shows_hidden_) return {};
   auto volume = catalog_->add(name, mapped);
   if (!volume) {
     (void)graph_.remove(name);  // nobody can stand on it yet

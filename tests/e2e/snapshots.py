@@ -458,6 +458,8 @@ def test_no_merge_of_a_map_begins_before_all_snapshots_are_there(t):
         t.mount(whole if mount == "the whole" else only)
         if mount == "apply":
             volfs("apply", whole, t.mnt, "--yes")
+            equal(volfs("apply", whole, t.mnt, "--yes").strip(), "nothing to do", "the second time")
+        holds(not (t.mnt / "slow").exists(), "a hidden map")
         wait_until(lambda: status_words(t, "merged")[0].split("/")[0] == status_words(t, "merged")[1], "the merge")
         equal(device(t, "merged")["map"]["table"].split()[2], "snapshot-merge", "table")
         holds(content_of(t.mnt / "merged") == shown, f"{mount}: what is merged")

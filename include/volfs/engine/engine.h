@@ -56,6 +56,12 @@ struct NewImage {
   uint64_t offset = 0, length = 0;  // a range; length 0: to the end
 };
 
+struct NewMap {
+  std::string uuid;  // as dmsetup's; may be empty
+  bool read_only = false;
+  bool hidden = false;  // no volume shows it, unless hidden devices are shown
+};
+
 // An array that is set up on a running mount, of devices of the mount.
 struct NewArray {
   std::string name;
@@ -131,8 +137,7 @@ class Engine {
 
   // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
   // device that is none. Any thread; those on one map take turns.
-  Status map_create(std::string_view name, std::string_view table, std::string_view uuid,
-                    bool read_only);
+  Status map_create(std::string_view name, std::string_view table, const NewMap& options);
   // What dmsetup would print of a table, if it were loaded; nothing is changed. Not for tables with
   // snapshots or origins in them, which only one device may have: EOPNOTSUPP.
   Result<std::string> map_check(std::string_view name, std::string_view table, bool read_only);

@@ -87,7 +87,7 @@ TEST_CASE("a replacement goes on where it stood, the old one serves until then")
       big.add_disk();
       ArrayOptions slow;
       slow.hold_sync = true;
-      slow.sync_speed_max = 1 * MiB;
+      slow.sync_speed_max = 64 * KiB;
       Array& first = big.assemble(members, slow);
       ByteModel model(first.size());
       for (int i = 0; i < 6; ++i) write_random(random, first, model);
