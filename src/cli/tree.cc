@@ -106,7 +106,7 @@ class Tree {
 
 std::string type_of(const json& device) {
   if (device.contains("array")) return device["array"].value("level", "array");
-  const std::string kind = device.value("kind", "");
+  std::string kind = device.value("kind", "");
   if (kind == "image" || !device.contains("map")) return kind;
   // The targets of its table, each once: "lv linear", "map striped,zero".
   std::string types;

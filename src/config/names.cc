@@ -166,7 +166,10 @@ bool is_lvm_uuid(std::string_view text) {
   static constexpr std::array<size_t, 7> groups{6, 4, 4, 4, 4, 4, 6};
   size_t i = 0;
   for (size_t g = 0; g < groups.size(); ++g) {
-    if (g > 0 && (i >= text.size() || text[i++] != '-')) return false;
+    if (g > 0) {
+      if (i >= text.size() || text[i] != '-') return false;
+      ++i;
+    }
     for (size_t k = 0; k < groups[g]; ++k, ++i)
       if (i >= text.size() || !is_letter_or_digit(text[i])) return false;
   }

@@ -74,7 +74,7 @@ void plan_images(const config::Definition& definition, const CreateOptions& opti
                  std::set<std::string>& coming, std::vector<CreateStep>& steps,
                  config::Diagnostics& problems) {
   std::map<std::string, const config::Image*> planned;
-  for (const auto& [image, what, store] : files_of(definition)) {
+  for (const auto& [image, what, is_store] : files_of(definition)) {
     const std::string path = resolve_path(options.directory, image.path.value);
     if (exists(path)) continue;
     const auto same = planned.find(place_of(path));
@@ -98,7 +98,7 @@ void plan_images(const config::Definition& definition, const CreateOptions& opti
     planned.emplace(place_of(path), &image);
     if (!image.name.value.empty()) coming.insert(image.name.value);
     steps.push_back({fmt::format("create {}, {}", path, format_size(size)),
-                     [path, size, store = store,
+                     [path, size, store = is_store,
                       place = fmt::format("{}:{}:{}", definition.file_name, image.size->at.line,
                                           image.size->at.column)]() -> Status {
                        // Of an earlier file: a mount would merge the snapshot.

@@ -50,9 +50,8 @@ bool names(const lvm::PlannedDevice& device, std::string_view name) {
 
 }  // namespace
 
-GroupReload::GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan,
-                         const lvm::VolumeGroup& next)
-    : group_(group), engine_(group.engine_), plan_(plan), next_(next) {
+GroupReload::GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan)
+    : group_(group), engine_(group.engine_) {
   const CanonicalTables canonical(group, plan);
   std::set<std::string_view> planned;
   for (const lvm::PlannedDevice& device : plan.devices) {

@@ -30,7 +30,7 @@ class CanonicalTables {
 class GroupReload {
  public:
   // PLAN and NEXT outlive this.
-  GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan, const lvm::VolumeGroup& next);
+  GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan);
   ~GroupReload();
   GroupReload(const GroupReload&) = delete;
   GroupReload& operator=(const GroupReload&) = delete;
@@ -79,8 +79,6 @@ class GroupReload {
 
   VolumeGroup& group_;
   Engine& engine_;
-  const lvm::ActivationPlan& plan_;
-  const lvm::VolumeGroup& next_;
   std::vector<Item> items_;         // in the plan's order
   std::vector<std::string> going_;  // uuids
   std::vector<Withdrawn> withdrawn_;

@@ -267,7 +267,7 @@ class Scanner {
   };
 
   std::string array_name(const ArrayGroup& group, FoundArray& found) {
-    const std::string wanted = group.wanted_name();
+    std::string wanted = group.wanted_name();
     if (names_.insert(wanted).second) return wanted;
     std::string name = fmt::format("{}-{}", wanted, found.uuid.substr(0, 8));
     while (!names_.insert(name).second) name += '_';

@@ -183,7 +183,7 @@ Status VolumeGroup::carry_out(const Change& change) {
     VOLFS_TRY(zero_new(next));
   }
   const lvm::ActivationPlan plan = plan_of(next, change.inactive);
-  GroupReload reload(*this, plan, next);
+  GroupReload reload(*this, plan);
   VOLFS_TRY(reload.prepare());
   VOLFS_TRY(reload.suspend());
   if (change.edit) VOLFS_TRY(commit(next, lvm::provenance(change.description)));

@@ -172,7 +172,7 @@ Result<std::string> check_mount_point(const Options& options) {
   if (!S_ISDIR(status.st_mode)) return fail(Error::sys(ENOTDIR, "mount point").in(given));
   char* const resolved = realpath(given.c_str(), nullptr);
   if (!resolved) return fail(Error::sys(errno, "mount point").in(given));
-  const std::string path = resolved;
+  std::string path = resolved;
   std::free(resolved);
   if (is_mounted(mountinfo(), path, "fuse.volfs"))
     return fail(Error::make(EBUSY, fmt::format("{}: volfs is already mounted here", given)));

@@ -16,8 +16,8 @@
 #include "volfs/sync.h"
 #include "volfs/worker_pool.h"
 
-struct fuse_conn_info;
-struct fuse_lowlevel_ops;
+struct fuse_conn_info;     // NOLINT(readability-identifier-naming)
+struct fuse_lowlevel_ops;  // NOLINT(readability-identifier-naming)
 struct fuse_req;
 struct iovec;
 

@@ -77,6 +77,8 @@ std::string date_text(uint64_t seconds) {
   const auto time = static_cast<time_t>(seconds);
   std::tm parts{};
   char buffer[64];
+  // strftime would speak the user's language.
+  // NOLINTNEXTLINE(bugprone-unsafe-functions): the buffer has room for more than the 26 bytes.
   if (::gmtime_r(&time, &parts) == nullptr || ::asctime_r(&parts, buffer) == nullptr) return {};
   std::string out = buffer;
   while (!out.empty() && out.back() == '\n') out.pop_back();

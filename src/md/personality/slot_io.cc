@@ -115,7 +115,7 @@ Status SlotIo::settle_failures() {
   return all;
 }
 
-thread_local Scratch::Block Scratch::kept_;
+thread_local Scratch::Block Scratch::kept;
 
 void Scratch::Free::operator()(std::byte* memory) const {
   ::operator delete(memory, alignment);
@@ -126,8 +126,8 @@ std::byte* Scratch::take(size_t length) {
   taken_ += length;
   if (blocks_.empty() || blocks_.back().size - blocks_.back().used < length) {
     Block block;
-    if (length <= kept_.size) {
-      block = std::exchange(kept_, Block());
+    if (length <= kept.size) {
+      block = std::exchange(kept, Block());
     } else {
       block.size = std::max(length, block_size);
       block.memory.reset(static_cast<std::byte*>(::operator new(block.size, alignment)));
@@ -142,9 +142,9 @@ std::byte* Scratch::take(size_t length) {
 
 void Scratch::clear() {
   for (Block& block : blocks_)
-    if (block.size == block_size && !kept_.memory) {
-      kept_ = std::move(block);
-      kept_.used = 0;
+    if (block.size == block_size && !kept.memory) {
+      kept = std::move(block);
+      kept.used = 0;
     }
   blocks_.clear();
   taken_ = 0;

@@ -65,7 +65,7 @@ class Scratch {
     Memory memory;
     size_t size = 0, used = 0;
   };
-  static thread_local Block kept_;
+  static thread_local Block kept;
   std::vector<Block> blocks_;
   size_t taken_ = 0;
 };
