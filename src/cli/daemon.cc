@@ -22,6 +22,7 @@
 #include "definition_file.h"
 #include "notify.h"
 #include "volfs/control/control.h"
+#include "volfs/control/open_users.h"
 #include "volfs/engine/engine.h"
 #include "volfs/fuse/server.h"
 #include "volfs/log.h"
@@ -41,15 +42,21 @@ class SignalThread {
     const sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
   }
-  SignalThread(fuse::Server& server, engine::Engine& engine) {
-    auto thread = Thread::start("signals", [&server, &engine] {
+  SignalThread(const std::string& mountpoint, fuse::Server& server, engine::Engine& engine) {
+    auto thread = Thread::start("signals", [mountpoint, &server, &engine] {
       const sigset_t set = signals();
       int signal = 0;
       while (sigwait(&set, &signal) == 0 && signal != SIGUSR1)
         if (signal != SIGHUP) {
           // Requests that wait for a suspended map would keep the mount from ending.
           engine.release_suspended();
+          const auto users = control::open_users(mountpoint, control::Below::yes);
           server.stop();
+          if (users.empty()) continue;
+          log_warning("{}: in use by {}: it is unmounted, and ends when they let go", mountpoint,
+                      control::to_string(users));
+          // Whoever grows tired of waiting may kill us.
+          if (auto synced = engine.sync(); !synced) log_error("{}", synced.error().text());
         }
     });
     if (thread)
@@ -221,7 +228,7 @@ int serve(const MountRequest& request, const Sources& sources, Launch& launch) {
   if (auto watched = (*engine)->watch(); !watched) log_warning("{}", watched.error().text());
   Status served;
   {
-    const SignalThread signals(**server, **engine);
+    const SignalThread signals(request.mountpoint, **server, **engine);
     served = (*server)->serve([&] {
       if (request.verbosity > 0) log_info("requests come by {}", (*server)->transport_text());
       if (launch.detached()) leave_terminal();

@@ -179,8 +179,11 @@ Status MappedDevice::suspend_in_turn(const SuspendOptions& options) {
   if (options.flush) {
     IoBatch batch;
     for (BlockDevice* device : active_->to_flush()) batch.flush(*device);
-    if (auto flushed = batch.run(); !flushed)
+    // The next table may stand on other devices: whoever flushes next is told nonetheless.
+    if (auto flushed = batch.run(); !flushed) {
       log_warning("{}: suspend: flush: {}", name(), flushed.error().text());
+      not_flushed_.store(flushed.error().code());
+    }
   }
   for (const auto& target : active_->targets()) target->postsuspend();
   return {};
@@ -300,7 +303,12 @@ Status MappedDevice::do_flush() {
   if (!table) return {};
   IoBatch batch;
   for (BlockDevice* device : table->to_flush()) batch.flush(*device);
-  return batch.run();
+  Status flushed = batch.run();
+  if (const int error = not_flushed_.load(std::memory_order_relaxed); error != 0 && flushed) {
+    not_flushed_.store(0);
+    return fail_sys(error, "flush");
+  }
+  return flushed;
 }
 
 Service MappedDevice::do_service(Op op) const {

@@ -302,6 +302,8 @@ def test_in_the_foreground(t):
         lab.wait_until(lambda: not lab.is_mounted(t.mnt), "the unmount")
         file.write(b"last")
     equal(process.wait(60), 0, "exit status")
+    said = process.stderr.read()
+    holds(f"{t.mnt}: in use by " in said and f"(pid {os.getpid()})" in said, f"who keeps it from ending: {said}")
     equal(image(t)[:4], b"last", "the image")
 
 

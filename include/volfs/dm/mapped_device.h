@@ -135,6 +135,7 @@ class MappedDevice final : public BlockDevice {
   std::unique_ptr<Table> active_, inactive_;
   uint32_t event_nr_ = 0;
   std::atomic<uint32_t> open_count_{0};
+  std::atomic<int> not_flushed_{0};  // the errno of a suspend's flush; the next flush tells it
 };
 
 }  // namespace volfs::dm

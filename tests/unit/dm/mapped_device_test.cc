@@ -176,6 +176,27 @@ TEST_CASE("a suspended device waits or says it would, and noflush does not flush
   REQUIRE(map.resume());
 }
 
+TEST_CASE("a suspend that cannot flush is told by the next flush, whatever table is there") {
+  Lab lab(2);
+  FaultDevice faulty(*lab.disks[0]);
+  lab.add(faulty);
+  MappedDevice map("map"), above("above");
+  lab.add(map);
+  REQUIRE(lab.set(map, "0 8 linear disk0 0") == "");
+  REQUIRE(lab.set(above, "0 8 linear map 0") == "");
+  faulty.fail_nth(FaultOp::flush, 0, EIO);
+  const std::vector<std::byte> data(sector_size, std::byte{1});
+  REQUIRE(map.write(0, data));
+  REQUIRE(lab.load(map, "0 8 linear disk1 0"));
+  REQUIRE(map.suspend());
+  REQUIRE(map.resume());
+  const Status told = above.flush();
+  REQUIRE(!told);
+  CHECK(told.error().code() == EIO);
+  CHECK(map.flush());
+  CHECK(above.flush());
+}
+
 TEST_CASE("a suspend gives up at its deadline and lets I/O go on") {
   SimScheduler sim(test_seed());
   INFO("VOLFS_SEED=", sim.seed());
