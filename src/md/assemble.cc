@@ -207,6 +207,15 @@ void Assembler::find_roles() {
     c.role = c.sb.dev_number < a.roles.size() ? a.roles[c.sb.dev_number] : role_spare;
     // A spare that was just given a slot may not say so itself yet, nor that it holds nothing.
     if (c.role < max_role && c.sb.role() == role_spare) c.role = role_spare;
+    // Each was started without the other: what this one was written meanwhile is not overwritten.
+    const auto& own = c.sb.array.roles;
+    const uint32_t freshest = fresh_->sb.dev_number;
+    if (c.role == role_spare && c.sb.role() < max_role && freshest < own.size() &&
+        own[freshest] >= max_role) {
+      c.role = role_faulty;
+      log_warning("{}: {} is left out: it reports {} as failed", o_.name, c.device->name(),
+                  fresh_->device->name());
+    }
     c.stale = c.sb.array.events + 1 < a.events;
     if (!c.stale || c.role >= max_role) continue;
     log_warning("{}: {} is left out: its events are {}, others have {}", o_.name, c.device->name(),
