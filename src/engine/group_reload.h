@@ -29,7 +29,7 @@ class CanonicalTables {
 
 class GroupReload {
  public:
-  // PLAN and NEXT outlive this.
+  // PLAN outlives this.
   GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan);
   ~GroupReload();
   GroupReload(const GroupReload&) = delete;
