@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What becomes of arrays.
+#include <fmt/format.h>
+
+#include "apply_planner.h"
+#include "display.h"
+#include "volfs/md/array.h"
+
+namespace volfs::cli {
+namespace {
+
+using nlohmann::json;
+
+}  // namespace
+
+void Planner::plan(const config::Array& array) {
+  const std::string& name = array.name.value;
+  const json* now = find(name);
+  if (!now) return plan_assembly(array);
+  if (!is(*now, "array", name)) return;
+  if (const std::string level = (*now)["array"].value("level", "");
+      level != to_string(array.level.value))
+    return problem(fmt::format("array {}: is a {} on the mount and a {} in the definition", name,
+                               level, to_string(array.level.value)));
+  const auto slots = (*now)["array"].value("raid_disks", size_t{0});
+  if (slots != array.devices.size())
+    return problem(
+        fmt::format("array {}: has {} slots on the mount and {} in the definition; "
+                    "arrays are not grown or reshaped",
+                    name, slots, array.devices.size()));
+  std::set<std::string> wanted, there;
+  for (const auto* list : {&array.devices, &array.spares})
+    for (const config::ArrayDevice& each : *list)
+      if (!each.missing) wanted.insert(each.device.value);
+  for (const json& member : (*now)["array"]["members"]) there.insert(member.value("device", ""));
+  const std::string device = now->value("name", name);
+  plan_replacements(array, *now, wanted, there);
+  if (const auto& running = (*now)["array"]; running.contains("sync_speed_min"))
+    if (const json body = speeds(array);
+        body["min"] != running["sync_speed_min"] || body["max"] != running["sync_speed_max"])
+      step('~',
+           fmt::format("array {}: synced by {} to {} a second", name,
+                       short_bytes(body["min"].get<double>()),
+                       short_bytes(body["max"].get<double>())),
+           {body});
+  for (const std::string& member : wanted)
+    if (!there.contains(member))
+      step('+', fmt::format("array {}: member {} (what is on it is overwritten)", name, member),
+           {{{"request", "array.add"}, {"array", device}, {"device", member}}}, true);
+  for (const std::string& member : there)
+    if (!wanted.contains(member))
+      step('-', fmt::format("array {}: member {}", name, member),
+           {{{"request", "array.fail"}, {"array", device}, {"device", member}},
+            {{"request", "array.remove"}, {"array", device}, {"device", member}}},
+           true);
+  for (const config::ArrayDevice& spare : array.spares) known_.insert(spare.device.value);
+}
+
+void Planner::plan_replacements(const config::Array& array, const json& now,
+                                std::set<std::string>& wanted, std::set<std::string>& there) {
+  const std::string device = now.value("name", "");
+  for (const json& member : now["array"]["members"]) {
+    const std::string old = member.value("device", "");
+    const size_t slot = member.value("slot", array.devices.size());
+    if (slot >= array.devices.size() || wanted.contains(old) ||
+        member.value("state", "") != "in_sync")
+      continue;
+    const config::ArrayDevice& other = array.devices[slot];
+    if (other.missing || there.contains(other.device.value)) continue;
+    const std::string& with = other.device.value;
+    step('~',
+         fmt::format("array {}: member {} instead of {} (what is on {} is overwritten)",
+                     array.name.value, with, old, with),
+         {{{"request", "array.add"}, {"array", device}, {"device", with}},
+          {{"request", "array.replace"}, {"array", device}, {"device", old}, {"with", with}},
+          {{"request", "array.wait"}, {"array", device}},
+          {{"request", "array.remove"}, {"array", device}, {"device", old}}},
+         true);
+    wanted.erase(with);
+    there.erase(old);
+  }
+}
+
+json Planner::speeds(const config::Array& array) {
+  const md::ArrayOptions usual;
+  return {{"request", "array.speed"},
+          {"array", array.name.value},
+          {"min", array.sync_speed_min ? array.sync_speed_min->value : usual.sync_speed_min},
+          {"max", array.sync_speed_max ? array.sync_speed_max->value : usual.sync_speed_max}};
+}
+
+void Planner::plan_assembly(const config::Array& array) {
+  json body{{"request", "array.assemble"},
+            {"array", array.name.value},
+            {"devices", json::array()},
+            {"force", array.force.value},
+            {"readonly", array.readonly.value}};
+  for (const auto* list : {&array.devices, &array.spares})
+    for (const config::ArrayDevice& each : *list)
+      if (!each.missing) body["devices"].push_back(each.device.value);
+  step('+', fmt::format("array {}: of {} devices", array.name.value, body["devices"].size()),
+       {std::move(body), speeds(array)});
+}
+
+}  // namespace volfs::cli
