@@ -164,13 +164,20 @@ void steps_for_found(const Report& report, const engine::FoundArray& array, Step
   if (!array.problem.empty())
     steps.push_back(fmt::format(
         "array '{}' is not there: find its other members and start again with them", array.name));
+  using State = engine::FoundMember::State;
   for (const engine::FoundMember& member : array.members) {
-    if (member.state != engine::FoundMember::State::stale || !array.problem.empty()) continue;
+    const bool apart = member.state == State::apart;
+    if ((member.state != State::stale && !apart) || !array.problem.empty()) continue;
     if (takes_part(report.status, array.name, member.device))
       steps.push_back(fmt::format(
-          "{}: was taken although it is out of date ({} events), for '{}' cannot do without it: "
-          "what was written later may be damaged; check the files",
-          member.device, member.events, array.name));
+          "{}: was taken although it is {} ({} events), for '{}' cannot do without it: what was "
+          "written later may be damaged; check the files",
+          member.device, engine::to_string(member.state), member.events, array.name));
+    else if (apart)
+      steps.push_back(fmt::format(
+          "{}: is left out of '{}', for it was written apart from the members that are taken: to "
+          "see what it holds, rescue it by itself; keep both until you know which you want",
+          member.device, array.name));
     else
       steps.push_back(fmt::format(
           "{}: is left out of '{}', for it is out of date: keep it as it is until you have your "

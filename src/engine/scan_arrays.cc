@@ -9,6 +9,7 @@
 
 #include "array_options.h"
 #include "volfs/config/names.h"
+#include "volfs/md/agreement.h"
 #include "volfs/units.h"
 
 namespace volfs::engine {
@@ -39,7 +40,6 @@ config::ArrayMetadata config_metadata(md::SuperblockVersion version) {
   return config::ArrayMetadata::v1_2;
 }
 
-// A clean stop takes the event count back to what it was before: the time tells the younger then.
 auto age_of(const ArrayMember& member) {
   const md::ArrayMetadata& a = member.sb.array;
   return std::tuple(a.events, a.utime.seconds, a.utime.microseconds);
@@ -53,13 +53,21 @@ std::string events_text(const FoundMember& member, uint64_t freshest) {
 }  // namespace
 
 std::string_view to_string(FoundMember::State state) {
-  constexpr std::array<std::string_view, 8> names{
-      "in sync", "recovering", "spare", "out of date", "faulty", "replacement", "journal", "copy"};
+  constexpr std::array<std::string_view, 9> names{"in sync",     "recovering", "spare",
+                                                  "out of date", "faulty",     "replacement",
+                                                  "journal",     "copy",       "written apart"};
   return names[static_cast<size_t>(state)];
 }
 
 const ArrayMember& ArrayGroup::freshest() const {
-  return *std::ranges::max_element(members_, {}, age_of);
+  std::vector<const md::MemberMetadata*> all;
+  all.reserve(members_.size());
+  for (const ArrayMember& each : members_) all.push_back(&each.sb);
+  return members_[md::freshest(all)];
+}
+
+const ArrayMember& ArrayGroup::member(const std::string& device) const {
+  return *std::ranges::find(members_, device, &ArrayMember::device);
 }
 
 FoundMember ArrayGroup::look_at(const ArrayMember& member) const {
@@ -67,17 +75,16 @@ FoundMember ArrayGroup::look_at(const ArrayMember& member) const {
   const uint32_t disks = a.geometry.raid_disks;
   FoundMember found{member.device, std::nullopt, member.sb.array.events, State::faulty};
   const uint16_t own = member.sb.role();
-  // What the freshest superblock says of it counts, as for md.
-  const uint16_t role =
-      member.sb.dev_number < a.roles.size() ? a.roles[member.sb.dev_number] : md::role_spare;
-  // One event less is none: the last update may just not have reached all.
-  const bool behind = found.events + 1 < a.events;
+  const md::Standing standing = md::standing(member.sb, freshest().sb);
+  const uint16_t role = standing.role;
   if (own < disks) found.slot = own;
-  if (role == md::role_journal) {
+  if (standing.apart) {
+    found.state = State::apart;
+  } else if (role == md::role_journal) {
     found.state = State::journal;
   } else if (role == md::role_spare && own == md::role_spare) {
     found.state = State::spare;
-  } else if (behind) {
+  } else if (standing.stale) {
     found.state = State::stale;
   } else if (role == md::role_spare) {
     found.state = State::spare;
@@ -150,7 +157,8 @@ bool ArrayGroup::put_stale(FoundArray& array) const {
   bool any = false;
   auto& slots = array.definition.devices;
   for (const FoundMember& found : array.members) {
-    if (found.state != State::stale || !found.slot || *found.slot >= slots.size()) continue;
+    const bool left_out = found.state == State::stale || found.state == State::apart;
+    if (!left_out || !found.slot || *found.slot >= slots.size()) continue;
     if (!slots[*found.slot].missing) continue;
     put(slots[*found.slot], found);
     any = true;
@@ -161,16 +169,13 @@ bool ArrayGroup::put_stale(FoundArray& array) const {
 std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& members) const {
   const md::ArrayMetadata& a = freshest().sb.array;
   std::vector<std::string> notes;
-  std::string missing;
+  md::SlotSet missing;
   for (uint32_t slot = 0; slot < a.geometry.raid_disks; ++slot)
-    if (std::none_of(members.begin(), members.end(), [&](const FoundMember& m) {
-          return m.slot == slot && (m.state == State::in_sync || m.state == State::recovering);
-        }))
-      missing += fmt::format("{}{}", missing.empty() ? "" : ", ", slot);
-  if (!missing.empty())
-    notes.push_back(fmt::format("slot{} {} {} missing",
-                                missing.find(',') == missing.npos ? "" : "s", missing,
-                                missing.find(',') == missing.npos ? "is" : "are"));
+    missing[slot] = std::none_of(members.begin(), members.end(), [&](const FoundMember& m) {
+      return m.slot == slot && (m.state == State::in_sync || m.state == State::recovering);
+    });
+  if (missing.any()) notes.push_back(md::slots_are(missing) + " missing");
+  note_halves(members, notes);
   for (const ArrayMember& each : members_) {
     const auto in_use = std::ranges::find(members, each.device, &FoundMember::device);
     const uint64_t last = freshest().sb.array.utime.seconds, own = each.sb.array.utime.seconds;
@@ -200,6 +205,50 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
   if (a.has_journal)
     notes.push_back("it has a journal device: what only the journal holds is not shown");
   return notes;
+}
+
+// "it was updated 12 s later": than OTHER, the freshest.
+std::string ArrayGroup::why_taken(const ArrayMember& other) const {
+  const md::ArrayMetadata &a = freshest().sb.array, &b = other.sb.array;
+  if (a.events != b.events)
+    return fmt::format("its event count is higher, {} and not {}", a.events, b.events);
+  if (a.utime.seconds != b.utime.seconds)
+    return fmt::format("its event count is the same, {}, and it was updated {} s later", a.events,
+                       a.utime.seconds - b.utime.seconds);
+  return fmt::format(
+      "its event count is the same, {}, it was updated at the same time, and its slot is lower",
+      a.events);
+}
+
+// Of each half, or what it is of the whole, that was written without the freshest.
+void ArrayGroup::note_halves(const std::vector<FoundMember>& members,
+                             std::vector<std::string>& notes) const {
+  std::vector<std::vector<const ArrayMember*>> halves;
+  for (const FoundMember& each : members) {
+    if (each.state != State::apart) continue;
+    const ArrayMember& found = member(each.device);
+    const auto half = std::ranges::find_if(halves, [&](const auto& known) {
+      return !md::reports_failed(found.sb, known.front()->sb) &&
+             !md::reports_failed(known.front()->sb, found.sb);
+    });
+    if (half == halves.end())
+      halves.push_back({&found});
+    else
+      half->push_back(&found);
+  }
+  for (const auto& half : halves) {
+    std::string names;
+    for (const ArrayMember* each : half) names += (names.empty() ? "" : " and ") + each->device;
+    notes.push_back(fmt::format(
+        "{} and {} are of halves that were written apart: each says that the other has failed, and "
+        "what was written to the one since then the other does not have",
+        names, freshest().device));
+    notes.push_back(fmt::format("the half of {} is taken: {}; {} {} left out and not changed",
+                                freshest().device, why_taken(*half.front()), names,
+                                half.size() == 1 ? "is" : "are"));
+    notes.push_back(fmt::format(
+        "to see the other half name only {} to volfs mount, which is read-only then", names));
+  }
 }
 
 // Of members with one identity only the one that was written last stays; the first that was given

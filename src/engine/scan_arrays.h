@@ -39,10 +39,13 @@ class ArrayGroup {
  private:
   const ArrayMember& freshest() const;
   FoundMember look_at(const ArrayMember& member) const;
+  const ArrayMember& member(const std::string& device) const;
   config::Array definition(const std::vector<FoundMember>& members) const;
   void put(config::ArrayDevice& slot, const FoundMember& found) const;
   void leave_out_copies(FoundArray& array) const;
   std::vector<std::string> notes(const std::vector<FoundMember>& members) const;
+  void note_halves(const std::vector<FoundMember>& members, std::vector<std::string>& notes) const;
+  std::string why_taken(const ArrayMember& other) const;
 
   md::Uuid uuid_;
   std::vector<ArrayMember> members_;

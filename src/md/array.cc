@@ -302,7 +302,12 @@ Status Array::add_member(BlockDevice& device, bool only_old) {
     member->by_bitmap = true;
     for (const auto& m : c.members)
       if (m->sb.dev_number == member->sb.dev_number) slot = no_slot;
-    if (!Core::read_bad_blocks(*member)) slot = no_slot;
+    // What it was written itself, if it was started without the others meanwhile.
+    const auto own = c.read_bitmap(*member);
+    if (!own || own->super.chunk != c.bitmap->superblock().chunk || !Core::read_bad_blocks(*member))
+      slot = no_slot;
+    else
+      c.bitmap->need_too(own->image);
   }
   if (slot == no_slot) {
     if (only_old)

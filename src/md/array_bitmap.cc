@@ -32,6 +32,22 @@ WriteIntent::Outcome Array::Core::write_bitmap(uint64_t offset, std::span<const 
   return outcome;
 }
 
+Result<Array::Core::OwnBitmap> Array::Core::read_bitmap(const Member& member) const {
+  OwnBitmap own;
+  std::vector<std::byte>& bytes = own.image;
+  bytes.resize(bitmap_superblock_size * 2);
+  const uint64_t position = member.sb.bitmap_position();
+  VOLFS_TRY(member.metadata->read(position, bytes));
+  VOLFS_TRY_ASSIGN(own.super, in(member.device->name(), decode_bitmap_superblock(bytes)));
+  own.super.sync_size = personality->sync_size();  // as md, whatever it says
+  const BitmapGeometry geometry(own.super);
+  if (geometry.disk_size() > member.sb.bitmap_room() || own.super.uuid != array.bitmap_uuid())
+    return fail_invalid(member.device->name() + ": the bitmap does not belong to the array");
+  bytes.resize(round_up(geometry.disk_size(), sector_size));
+  VOLFS_TRY(member.metadata->read(position, bytes));
+  return own;
+}
+
 // Reads the bitmap of all members in sync; a bit that is set on one of them counts.
 Status Array::Core::open_bitmap() {
   if (!array.has_bitmap || !redundant) return {};
@@ -43,34 +59,19 @@ Status Array::Core::open_bitmap() {
   for (const auto& m : members) {
     room = std::min(room, m->sb.bitmap_room());
     if (m->slot == no_slot || m->faulty || !shared.slots[m->slot].in_sync()) continue;
-    std::vector<std::byte> bytes(bitmap_superblock_size * 2);
-    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
-      last = read.error();
+    auto own = read_bitmap(*m);
+    if (!own) {
+      last = std::move(own.error());
       continue;
     }
-    auto found = decode_bitmap_superblock(bytes);
-    if (!found) {
-      last = Error(found.error()).in(m->device->name());
-      continue;
-    }
-    found->sync_size = personality->sync_size();  // as md, whatever it says
-    const BitmapGeometry geometry(*found);
-    if (geometry.disk_size() > m->sb.bitmap_room() || found->uuid != array.bitmap_uuid()) {
-      last = Error::invalid(m->device->name() + ": the bitmap does not belong to the array");
-      continue;
-    }
-    bytes.resize(round_up(geometry.disk_size(), sector_size));
-    if (auto read = m->metadata->read(m->sb.bitmap_position(), bytes); !read) {
-      last = read.error();
-      continue;
-    }
+    const BitmapSuperblock& found = own->super;
+    trusted = trusted && !found.stale && found.events >= array.events;
     if (!super) {
-      super = *found;
-      image = std::move(bytes);
-    } else if (bytes.size() == image.size() && found->chunk == super->chunk) {
-      for (size_t i = bitmap_superblock_size; i < bytes.size(); ++i) image[i] |= bytes[i];
+      super = found;
+      image = std::move(own->image);
+    } else if (own->image.size() == image.size() && found.chunk == super->chunk) {
+      for (size_t i = bitmap_superblock_size; i < image.size(); ++i) image[i] |= own->image[i];
     }
-    trusted = trusted && !found->stale && found->events >= array.events;
   }
   if (!super) {
     if (read_only) return {};

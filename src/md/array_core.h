@@ -111,6 +111,12 @@ struct Array::Core final : Host {
   Status record_losses() override;
 
   static Status read_bad_blocks(Member& member);
+  // The bitmap that the member bears.
+  struct OwnBitmap {
+    BitmapSuperblock super;
+    std::vector<std::byte> image;
+  };
+  Result<OwnBitmap> read_bitmap(const Member& member) const;
   Status open_bitmap();
   Result<MemberMetadata> new_member(uint64_t device_size) const;
   bool could_be_old(const MemberMetadata& sb) const;

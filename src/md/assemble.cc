@@ -1,68 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Finding superblocks, and making an array of members that agree: the freshest says who belongs
-// where. The rules are those of md.c and mdadm's Assemble.c.
+// Making an array of members that agree: the freshest says who belongs where. The rules are those
+// of md.c and mdadm's Assemble.c.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <tuple>
 
 #include "array_core.h"
 #include "volfs/log.h"
+#include "volfs/md/agreement.h"
 
 namespace volfs::md {
-
-Result<std::optional<MemberMetadata>> scan(BlockDevice& device) {
-  std::optional<MemberMetadata> best;
-  std::optional<Error> damage, unreadable;
-  for (const SuperblockVersion version : superblock_versions) {
-    const auto offset = superblock_offset(version, round_down(device.size(), sector_size));
-    if (!offset || !range_within(*offset, superblock_size, device.size())) continue;
-    SuperblockBytes bytes;
-    if (auto read = device.read(*offset, bytes); !read) {
-      // It may be the place of another version than that of the array.
-      if (!unreadable)
-        unreadable = std::move(read.error())
-                         .in(fmt::format("{}: superblock {} at {}", device.name(),
-                                         version_name(version), *offset));
-      continue;
-    }
-    if (!looks_like_superblock(version, bytes)) continue;
-    auto found = decode_superblock(version, bytes, round_down(device.size(), sector_size));
-    if (!found) {
-      if (!damage)
-        damage = std::move(found.error())
-                     .in(fmt::format("{}: superblock {} at {}", device.name(),
-                                     version_name(version), *offset));
-      continue;
-    }
-    // A device may bear an old one beside: the one made last counts, as for mdadm.
-    if (!best || found->array.ctime.seconds > best->array.ctime.seconds) best = std::move(*found);
-  }
-  if (!best && damage) return fail(std::move(*damage));
-  if (!best && unreadable) return fail(std::move(*unreadable));
-  return best;
-}
-
-namespace {
-
-// What two superblocks of one array say differently and must not (compare_super of mdadm): "level
-// raid1, not raid5"; empty if they agree.
-std::string disagreement(const ArrayMetadata& a, const ArrayMetadata& b) {
-  const Geometry &g = a.geometry, &h = b.geometry;
-  if (g.level != h.level)
-    return fmt::format("level {}, not {}", level_name(g.level), level_name(h.level));
-  if (g.raid_disks != h.raid_disks)
-    return fmt::format("{} devices, not {}", g.raid_disks, h.raid_disks);
-  if (g.layout != h.layout) return fmt::format("layout {}, not {}", g.layout, h.layout);
-  if (g.chunk != h.chunk) return fmt::format("chunks of {} bytes, not {}", g.chunk, h.chunk);
-  if (a.member_size != b.member_size)
-    return fmt::format("size {}, not {}", a.member_size, b.member_size);
-  if (a.ctime.seconds != b.ctime.seconds)
-    return fmt::format("creation time {}, not {}", a.ctime.seconds, b.ctime.seconds);
-  return {};
-}
-
-}  // namespace
 
 class Assembler {
  public:
@@ -76,7 +25,7 @@ class Assembler {
     MemberMetadata sb;
     uint16_t role = role_spare;  // by the freshest superblock
     uint32_t slot = no_slot;     // index in Members::slots
-    bool stale = false;
+    bool stale = false, apart = false;
     // A member that was taken out looks like a spare to the others, but not to itself.
     bool spare() const { return role == role_spare && (!stale || sb.role() == role_spare); }
   };
@@ -100,7 +49,6 @@ class Assembler {
   Status recover_log();
   void order_arrivals();
   Limits limits() const;
-  std::string slots_text(const SlotSet& set) const;
   Array::Core& core() { return *core_; }
   uint32_t disks() const { return fresh_->sb.array.geometry.raid_disks; }
 
@@ -162,8 +110,11 @@ Status Assembler::check_same() {
     if (const auto text = disagreement(c.sb.array, first.sb.array); !text.empty())
       return fail_invalid(fmt::format("the superblock of {} does not match that of {}: {}",
                                       c.device->name(), first.device->name(), text));
-    if (!fresh_ || c.sb.array.events > fresh_->sb.array.events) fresh_ = &c;
   }
+  std::vector<const MemberMetadata*> all;
+  all.reserve(found_.size());
+  for (const Candidate& c : found_) all.push_back(&c.sb);
+  fresh_ = &found_[freshest(all)];
   return check_copies();
 }
 
@@ -199,35 +150,22 @@ bool Assembler::has_logs() const {
          });
 }
 
-// What the freshest superblock says of each. A difference of one event is none: the update may
-// just not have reached all.
 void Assembler::find_roles() {
-  const ArrayMetadata& a = fresh_->sb.array;
   for (Candidate& c : found_) {
-    c.role = c.sb.dev_number < a.roles.size() ? a.roles[c.sb.dev_number] : role_spare;
-    // A spare that was just given a slot may not say so itself yet, nor that it holds nothing.
-    if (c.role < max_role && c.sb.role() == role_spare) c.role = role_spare;
-    // Each was started without the other: what this one was written meanwhile is not overwritten.
-    const auto& own = c.sb.array.roles;
-    const uint32_t freshest = fresh_->sb.dev_number;
-    if (c.role == role_spare && c.sb.role() < max_role && freshest < own.size() &&
-        own[freshest] >= max_role) {
-      c.role = role_faulty;
-      log_warning("{}: {} is left out: it reports {} as failed", o_.name, c.device->name(),
-                  fresh_->device->name());
-    }
-    c.stale = c.sb.array.events + 1 < a.events;
-    if (!c.stale || c.role >= max_role) continue;
-    log_warning("{}: {} is left out: its events are {}, others have {}", o_.name, c.device->name(),
-                c.sb.array.events, a.events);
+    const Standing s = standing(c.sb, fresh_->sb);
+    c.role = s.role;
+    c.stale = s.stale;
+    c.apart = s.apart;
+    if (s.apart)
+      log_warning(
+          "{}: {} is left out: each of {} and {} says that the other has failed, so they were "
+          "written apart, and {} is the one that was written later",
+          o_.name, c.device->name(), c.device->name(), fresh_->device->name(),
+          fresh_->device->name());
+    else if (s.stale && s.role < max_role)
+      log_warning("{}: {} is left out: its events are {}, others have {}", o_.name,
+                  c.device->name(), c.sb.array.events, fresh_->sb.array.events);
   }
-}
-
-std::string Assembler::slots_text(const SlotSet& set) const {
-  std::string text;
-  for (uint32_t i = 0; i < disks(); ++i)
-    if (set[i]) text += fmt::format("{}{}", text.empty() ? "" : ", ", i);
-  return text;
 }
 
 const Assembler::Candidate* Assembler::in_slot(uint32_t slot) const {
@@ -245,14 +183,16 @@ SlotSet Assembler::missing() const {
   return set;
 }
 
-// With force: the least stale ones first, until it is enough.
+// With force: the least stale ones first, until it is enough; those that were written apart only if
+// nothing else helps.
 void Assembler::force_stale() {
   std::vector<Candidate*> order;
   order.reserve(found_.size());
   for (Candidate& c : found_)
-    if (c.stale) order.push_back(&c);
+    if (c.stale || c.apart) order.push_back(&c);
   std::sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
-    return a->sb.array.events > b->sb.array.events;
+    return std::tuple(a->apart, b->sb.array.events, a->sb.role()) <
+           std::tuple(b->apart, a->sb.array.events, b->sb.role());
   });
   for (Candidate* c : order) {
     if (survives(fresh_->sb.array.geometry, missing())) return;
@@ -260,7 +200,7 @@ void Assembler::force_stale() {
     if (own >= disks() || in_slot(own) || c->sb.replacement || c->sb.recovery_offset) continue;
     log_warning("{}: forcing {} into slot {}", o_.name, c->device->name(), own);
     c->slot = c->role = own;
-    c->stale = false;
+    c->stale = c->apart = false;
   }
 }
 
@@ -318,11 +258,11 @@ Status Assembler::place() {
   use_replacements(false);
   VOLFS_TRY(check_replacements());
   if (const SlotSet gone = missing(); !survives(fresh_->sb.array.geometry, gone)) {
-    const bool stale = std::any_of(found_.begin(), found_.end(), [](auto& c) { return c.stale; });
+    const bool more = std::ranges::any_of(found_, [](auto& c) { return c.stale || c.apart; });
     return fail(Error::make(
-        EIO, fmt::format("too few members: {} of {} slots are missing or not in sync ({}){}",
-                         gone.count(), disks(), slots_text(gone),
-                         stale ? "; force would use members that are out of date" : "")));
+        EIO,
+        fmt::format("too few members of {}: {} missing or not in sync{}", disks(), slots_are(gone),
+                    more ? "; force would use members that are out of date" : "")));
   }
   return add_members();
 }
@@ -387,9 +327,9 @@ Status Assembler::check_dirty() {
       log_warning("{}: starting dirty and degraded with a partial parity log", o_.name);
     else if (!o_.force)
       return fail(Error::make(
-          EIO, fmt::format("the array was not stopped cleanly and slots {} are missing: what is "
-                           "computed for them may be wrong; force starts it all the same",
-                           slots_text(c.shared.missing()))));
+          EIO, fmt::format("the array was not stopped cleanly and {} missing: what is computed for "
+                           "that may be wrong; force starts it all the same",
+                           slots_are(c.shared.missing()))));
     if (!c.array.has_ppl) {
       log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
       c.resync_position = all_in_sync;

@@ -129,6 +129,17 @@ void WriteIntent::need(uint64_t begin, uint64_t end) {
   for (uint64_t bit = geometry_.bit_of(begin); bit <= last; ++bit) bits_[bit].needed = true;
 }
 
+void WriteIntent::need_too(std::span<const std::byte> image) {
+  const std::lock_guard lock(mutex_);
+  for (uint64_t bit = 0; bit < bits_.size(); ++bit) {
+    const uint64_t byte = BitmapGeometry::byte_of(bit);
+    if (byte >= image.size()) break;
+    if ((std::to_integer<unsigned>(image[byte]) & BitmapGeometry::mask_of(bit)) == 0) continue;
+    bits_[bit].needed = true;
+    if (!is_set(bit)) set(bit, true);
+  }
+}
+
 void WriteIntent::need_all_set() {
   const std::lock_guard lock(mutex_);
   for (uint64_t bit = 0; bit < bits_.size(); ++bit) bits_[bit].needed = is_set(bit);

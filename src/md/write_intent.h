@@ -48,6 +48,8 @@ class WriteIntent {
   bool needed(uint64_t begin, uint64_t end, bool any) const;
   // The bits of the range, which is being written, stay set until a sync.
   void need(uint64_t begin, uint64_t end);
+  // So do those that are set in IMAGE, of another bitmap of the same geometry.
+  void need_too(std::span<const std::byte> image);
   // All set bits wait for a sync; or none does any more.
   void need_all_set();
   void need_everything();

@@ -343,7 +343,7 @@ def test_arrays_that_cannot_be_assembled_are_in_the_status(t):
     t.mount(t.path / "d0.img", t.path / "d1.img", t.path / "d2.img")
     missing, = t.status()["unavailable"]
     equal((missing["volume"], missing["state"]), ("c", "failed"))
-    holds("too few members: 2 of 3 slots are missing or not in sync (1, 2)" in missing["reason"], missing["reason"])
+    holds("too few members of 3: slots 1, 2 are missing or not in sync" in missing["reason"], missing["reason"])
     t.umount()
 
 

@@ -26,7 +26,8 @@ struct FoundMember {
     faulty,       // the others say so, or that it is none of them
     replacement,  // was to replace the member in its slot
     journal,
-    copy,  // of another that is given; with force one of them is taken
+    copy,   // of another that is given; with force one of them is taken
+    apart,  // was written, or may have been, without the freshest, and that without it
   } state = State::spare;
 };
 // "in sync", "out of date", ...

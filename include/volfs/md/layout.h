@@ -65,6 +65,9 @@ Result<uint32_t> parse_layout(int32_t level, std::string_view name);
 // What mdadm chooses when nothing is said (left-symmetric, n2, original, else 0).
 uint32_t default_layout(int32_t level);
 
+// Of at least one slot, in a sentence: "slot 1 is", "slots 0, 2 are".
+std::string slots_are(const SlotSet& slots);
+
 // Layout numbers (raid5 and raid6).
 namespace parity_layout {
 inline constexpr uint32_t left_asymmetric = 0, right_asymmetric = 1, left_symmetric = 2,

@@ -187,4 +187,11 @@ uint32_t default_layout(int32_t level) {
   }
 }
 
+std::string slots_are(const SlotSet& slots) {
+  std::string list;
+  for (uint32_t slot = 0; slot < max_slots; ++slot)
+    if (slots[slot]) list += fmt::format("{}{}", list.empty() ? "" : ", ", slot);
+  return slots.count() == 1 ? fmt::format("slot {} is", list) : fmt::format("slots {} are", list);
+}
+
 }  // namespace volfs::md

@@ -303,6 +303,50 @@ TEST_CASE("missing and stale members are told and left out; reading changes no b
   for (size_t i = 0; i < paths.size(); ++i) CHECK(content(paths[i]) == before[i]);
 }
 
+TEST_CASE("halves that were written apart are told as that, whatever the order, with force too") {
+  for (const uint64_t ahead : {0, 1, 30}) {
+    INFO("events ahead ", ahead);
+    Shelf shelf;
+    const auto paths = shelf.create({}, {"a", "b"});
+    for (const size_t i : {0, 1})
+      shelf.change(paths[i], [&](md::MemberMetadata& sb) {
+        sb.array.events = 20 + (i == 1 ? ahead : 0);
+        sb.array.utime.seconds = 1700000000 + (i == 1 ? 12 : 0);
+        sb.array.roles[1 - i] = md::role_faulty;
+      });
+    for (const bool force : {false, true})
+      for (const bool backwards : {false, true}) {
+        auto given = paths;
+        if (backwards) std::ranges::reverse(given);
+        const Scan found = scan(given, force);
+        const FoundArray& array = only(found);
+        CHECK(array.problem == "");
+        REQUIRE(array.members.size() == 2);
+        CHECK(array.members[0].device == "b");
+        CHECK(array.members[0].state == FoundMember::State::in_sync);
+        CHECK(array.members[1].state == FoundMember::State::apart);
+        CHECK(to_string(array.members[1].state) == "written apart");
+        CHECK(array.definition.devices[0].missing);
+        CHECK(array.definition.spares.empty());
+        CHECK(
+            has_note(array,
+                     "a and b are of halves that were written apart: each says that the other has "
+                     "failed, and what was written to the one since then the other does not have"));
+        CHECK(has_note(
+            array,
+            fmt::format(
+                "the half of b is taken: {}; a is left out and not changed",
+                ahead == 0 ? "its event count is the same, 20, and it was updated 12 s later"
+                           : fmt::format("its event count is higher, {} and not 20", 20 + ahead))));
+        CHECK(has_note(
+            array, "to see the other half name only a to volfs mount, which is read-only then"));
+        const auto engine = assemble(found);
+        CHECK(engine->graph().find("md0"));
+      }
+    CHECK(only(scan({paths[0]})).problem == "");
+  }
+}
+
 TEST_CASE("too few members are refused, and what would force them is said") {
   Shelf shelf;
   const auto paths = shelf.create({.level = 5}, {"a", "b", "c"});

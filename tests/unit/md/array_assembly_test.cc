@@ -10,13 +10,6 @@ namespace {
 
 using namespace test;
 
-template <class Change>
-void change(Rig& rig, size_t disk, Change change) {
-  MemberMetadata sb = rig.superblock(disk);
-  change(sb);
-  must(rig.disks[disk]->write(sb.super_offset, must(encode_superblock(sb))));
-}
-
 std::string refusal(const std::vector<BlockDevice*>& devices, const ArrayOptions& options = {}) {
   const auto refused = Array::assemble(devices, options);
   REQUIRE(!refused);

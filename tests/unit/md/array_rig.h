@@ -168,6 +168,14 @@ class CrashRig {
   }
 };
 
+// Rewrites the superblock of a disk.
+template <class Change>
+void change(Rig& rig, size_t disk, Change change) {
+  MemberMetadata sb = rig.superblock(disk);
+  change(sb);
+  must(rig.disks[disk]->write(sb.super_offset, must(encode_superblock(sb))));
+}
+
 // A random write to both.
 inline void write_random(test::Random& random, Array& array, test::ByteModel& model) {
   const auto range = test::random_range(random, model.size(), 512, 48 * KiB);

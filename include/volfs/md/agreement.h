@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What the superblocks of one array's members say of each other: who is to be believed, and what
+// becomes of the others by that. Pure functions; assembly and scan decide by the same.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "volfs/md/superblock.h"
+
+namespace volfs::md {
+
+// What two superblocks of one array say differently and must not (compare_super of mdadm): "level
+// raid1, not raid5"; empty if they agree.
+std::string disagreement(const ArrayMetadata& a, const ArrayMetadata& b);
+
+// Index of the one to believe: as for md who has most events. Of equal ones who was updated last;
+// then who is in a slot, and in the lowest: whatever the order in which they are given. mdadm takes
+// the first one that it was given. MEMBERS is not empty.
+size_t freshest(std::span<const MemberMetadata* const> members);
+
+struct Standing {
+  // By the freshest superblock: a slot or role_*. Spares that were just given a slot are still
+  // spares while they do not say so themselves; and who was written apart is role_faulty.
+  uint16_t role = role_spare;
+  // It is more than one event behind; one is none: the last update may just not have reached it.
+  bool stale = false;
+  // It says that the freshest had failed, and the freshest that it had: each was, or may have been,
+  // written without the other since they were together. As mdadm does, but without regard to force,
+  // it is left out.
+  bool apart = false;
+};
+Standing standing(const MemberMetadata& member, const MemberMetadata& freshest);
+
+// Whether MEMBER's own superblock says that nobody fills the slot that OTHER says it is in.
+bool reports_failed(const MemberMetadata& member, const MemberMetadata& other);
+
+}  // namespace volfs::md

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Event counts decide the same for Linux and for volfs, and halves of an array that Linux wrote apart stay
+apart."""
+import json
+import os
+import re
+import shutil
+import struct
+
+import kernel_lab
+from lab import KiB, MiB, equal, holds, sha256, volfs
+
+DISK = 4 * MiB
+
+
+class Superblock:
+    """Fields of the md superblock on an image, of 0.90 or 1.2; the checksum follows them."""
+
+    def __init__(self, path, version):
+        self.path, self.old = path, version == "0.90"
+        size = os.path.getsize(path)
+        self.at = (size & ~(64 * KiB - 1)) - 64 * KiB if self.old else 4096
+        with open(path, "rb") as file:
+            file.seek(self.at)
+            self.bytes = bytearray(file.read(4096))
+        equal(struct.unpack_from("<I", self.bytes)[0], 0xa92b4efc, "the magic number")
+
+    def events(self):
+        return struct.unpack_from("<Q", self.bytes, 156 if self.old else 200)[0]
+
+    def set_events(self, events):
+        struct.pack_into("<Q", self.bytes, 156 if self.old else 200, events)
+
+    def set_utime(self, seconds):
+        struct.pack_into("<I" if self.old else "<Q", self.bytes, 128 if self.old else 192, seconds)
+
+    def set_dirty(self):
+        if self.old:
+            struct.pack_into("<I", self.bytes, 132, struct.unpack_from("<I", self.bytes, 132)[0] & ~1)
+        else:
+            struct.pack_into("<Q", self.bytes, 208, 0)
+
+    def write(self):
+        place, length = (152, 4096) if self.old else (216, 256 + 2 * struct.unpack_from("<I", self.bytes, 220)[0])
+        struct.pack_into("<I", self.bytes, place, 0)
+        whole = self.bytes[:length] + bytes(-length % 4)
+        total = sum(struct.unpack(f"<{len(whole) // 4}I", whole))
+        while total >> 32:
+            total = (total & 0xffffffff) + (total >> 32)
+        struct.pack_into("<I", self.bytes, place, total)
+        with open(self.path, "r+b") as file:
+            file.seek(self.at)
+            file.write(self.bytes)
+
+
+def make(t, name, level, disks, version):
+    """An array of Linux, in sync; its images."""
+    images = [t.file(f"{name}-{i}.img", DISK) for i in range(disks)]
+    layout = "-p n2" if level == "raid10" else ""
+    chunk = "" if level == "raid1" else "-c64"
+    named = "" if version == "0.90" else "--name=a --homehost=any"
+    t.linux.check(f"""
+        mdadm --create /dev/md0 --run --quiet -l {level} -n {disks} -e {version} {layout} {chunk} {named} \
+          --assume-clean -b none $(attach {' '.join(map(str, images))})
+        mdadm --stop --quiet /dev/md0""")
+    return images
+
+
+def fill(t, name, images, byte):
+    """Linux starts what is there, and writes it full."""
+    t.linux.check(f"""
+        mdadm --assemble --run --quiet /dev/md0 $(attach {' '.join(map(str, images))})
+        head -c $(blockdev --getsize64 /dev/md0) /dev/zero | tr '\\0' {byte} > {t.path}/{name}
+        dd if={t.path}/{name} of=/dev/md0 bs=1M conv=fsync status=none
+        mdadm --stop --quiet /dev/md0""")
+
+
+def array_file(t):
+    return next(entry for entry in t.mnt.iterdir() if entry.name != ".volfs")
+
+
+def test_of_halves_that_linux_wrote_apart_one_is_taken_whatever_the_order(t):
+    for level, version, halves in (("raid1", "0.90", ((0,), (1,))), ("raid6", "1.2", ((0, 1), (2, 3)))):
+        images = make(t, f"{level}-{version}", level, sum(map(len, halves)), version)
+        for half, byte in zip(halves, "AB"):
+            fill(t, byte, [images[i] for i in half], byte)
+        for ahead in (0, 1, 20):  # the second half
+            check_halves(t, f"{level} {version}, {ahead} events ahead", version, images, halves, ahead)
+
+
+def check_halves(t, what, version, images, halves, ahead):
+    other, taken = ([images[i] for i in half] for half in halves)
+    for path in other + taken:
+        block = Superblock(path, version)
+        block.set_events(100 + (ahead if path in taken else 0))
+        block.set_utime(1700000000 + (10 if path in taken else 0))
+        block.write()
+    before = {path: sha256(path) for path in images}
+    if ahead:  # of equal ones mdadm takes the first, but never both halves
+        for given in (other + taken, taken + other):
+            said = t.linux.check(f"""
+                for image in {' '.join(map(str, given))}; do cp $image /run/; done; cd /run
+                mdadm --assemble --run /dev/md0 $(attach {' '.join(path.name for path in given)}) 2>&1
+                head -c 1 /dev/md0; echo
+                mdadm --stop --quiet /dev/md0; rm -f *.img""")
+            holds("\nB" in said, f"{what}: what Linux does: {said}")
+    for given in (other + taken, taken + other):
+        found = json.loads(volfs("scan", "--json", *given))["arrays"][0]
+        states = {member["device"]: member["state"] for member in found["members"]}
+        equal(states, {path.name: "in sync" if path in taken else "written apart" for path in images}, what)
+        holds(any("written apart" in note for note in found["notes"]), found["notes"])
+        for options in ([], ["rw", "force"]):
+            t.mount(*given, options=options)
+            equal(set(array_file(t).read_bytes()), {ord("B")}, f"{what}: what is shown")
+            if options:
+                with open(array_file(t), "r+b", buffering=0) as file:
+                    file.write(b"B" * 4096)
+                    os.fsync(file.fileno())
+            t.umount()
+            equal([sha256(path) for path in other], [before[path] for path in other], f"{what}: the other half")
+        report = json.loads(volfs("mount", *given, t.mnt, "--rescue", "--json"))
+        equal(set(array_file(t).read_bytes()), {ord("B")}, f"{what}: what rescue shows")
+        holds(any("written apart" in step for step in report["next_steps"]), report["next_steps"])
+        t.umount()
+        volfs("overlay", "discard", report["overlay"], "--yes")
+    t.mount(*other)
+    equal(set(array_file(t).read_bytes()), {ord("A")}, f"{what}: the other half alone")
+    t.umount()
+    equal([sha256(path) for path in other], [before[path] for path in other], f"{what}: the other half")
+
+
+def test_one_event_less_is_none_for_both(t):
+    cases = []
+    for version in ("0.90", "1.2"):
+        for level, disks in (("raid1", 2), ("raid5", 3)):
+            base = make(t, f"{level}-{version}", level, disks, version)
+            for dirty in (False, True):
+                for behind in (0, disks - 1):
+                    for events in (1, 2):
+                        if dirty and events == 2 and level == "raid5":
+                            continue  # it is not started
+                        case = t.path / f"case{len(cases)}"
+                        case.mkdir()
+                        images = [shutil.copy(path, case / f"d{i}.img") for i, path in enumerate(base)]
+                        for i, path in enumerate(images):
+                            block = Superblock(path, version)
+                            block.set_events(50 - (events if i == behind else 0))
+                            if dirty:
+                                block.set_dirty()
+                            block.write()
+                        cases.append((f"{level} {version}, dirty {dirty}, member {behind} is {events} behind", images))
+    script = "cd /run\n"
+    for number, (_, images) in enumerate(cases):
+        script += f"""
+            cp {t.path}/case{number}/*.img .
+            mdadm --assemble --run --readonly --quiet /dev/md0 $(attach d?.img)
+            echo {number}: $(cat /sys/block/md0/md/degraded)
+            mdadm --stop --quiet /dev/md0; losetup -D; rm d?.img
+            """
+    said = dict(re.findall(r"^(\d+): (\d+)$", t.linux.check(script), re.M))
+    for number, (what, images) in enumerate(cases):
+        t.mount(*images)
+        device = next(each for each in t.status()["devices"] if "array" in each)
+        missing = device["array"]["raid_disks"] - len(device["array"]["members"])
+        t.umount()
+        equal(str(missing), said[str(number)], what)
+    equal(len(said), len(cases), "arrays that Linux started")
+
+
+if __name__ == "__main__":
+    kernel_lab.main(globals())
