@@ -27,9 +27,9 @@ void add_scan(CLI::App& app, Session& session) {
                "  volfs scan sda.img sdb.img\n"
                "  volfs scan sda.img sdb.img --yaml > found.yaml\n");
   command->callback([arguments, &session] {
-    // What is cut off is told, and has a place in a definition.
-    const auto scan =
-        engine::scan_images(arguments->images, {.force = arguments->force, .pad = true});
+    // As `volfs mount` does; but in a definition what is cut off has a place.
+    const auto scan = engine::scan_images(
+        arguments->images, {.force = arguments->force, .pad = arguments->yaml && !session.json});
     if (!scan) return session.fail(scan.error());
     if (session.json)
       print_json(scan_json(*scan));

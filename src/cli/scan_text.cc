@@ -198,7 +198,11 @@ json scan_json(const engine::Scan& scan) {
   for (const config::Image& image : scan.definition.images) {
     json entry{{"name", image.name.value}, {"path", image.path.value}};
     if (image.partition) entry["partition"] = image.partition->value;
-    if (image.pad) entry["pad"] = image.pad->value;
+    for (const engine::CutImage& cut : scan.cut_off)
+      if (cut.name == image.name.value) {
+        entry["pad"] = cut.wanted;
+        entry["missing"] = cut.wanted - cut.size;
+      }
     images.push_back(std::move(entry));
   }
   for (const engine::FoundArray& array : scan.arrays) arrays.push_back(array_json(array));

@@ -131,8 +131,9 @@ class Scanner {
     described.name.value = name;
     described.path.value = path;
     if (partition != 0) described.partition = config::Located<uint32_t>{partition, {}};
-    const std::optional<Wanted> wanted = pad_ ? size_wanted(name, path, partition) : std::nullopt;
-    if (wanted) described.pad = config::Located<uint64_t>{wanted->size, {}};
+    const std::optional<Wanted> wanted = size_wanted(name, path, partition);
+    if (wanted) remark_cut(name, *wanted);
+    if (wanted && pad_) described.pad = config::Located<uint64_t>{wanted->size, {}};
     auto& images = scan_.definition.images;
     images.push_back(std::move(described));
     BlockDevice* device = build({config::DeviceKind::image, images.size() - 1}, name);
@@ -144,6 +145,7 @@ class Scanner {
       VOLFS_TRY(look_for_volumes(name, *device));
       return {};
     }
+    if (wanted && !pad_) return {};  // md takes no member that is smaller than it was
     VOLFS_TRY_ASSIGN(const bool known, look_at_device(name, *device, true));
     const auto* image = dynamic_cast<const FileImage*>(device);
     if (!known && image) remark_signatures(name, path, image->start(), image->size());
@@ -189,6 +191,7 @@ class Scanner {
   struct Wanted {
     uint64_t size = 0;
     bool member = false;  // of an array; else a physical volume
+    uint64_t left = 0;
   };
   std::optional<Wanted> size_wanted(const std::string& name, const std::string& path,
                                     unsigned partition) {
@@ -198,7 +201,7 @@ class Scanner {
     options.pad = max_device_size;
     const auto image = FileImage::open(name, path, options);
     if (!image) return std::nullopt;
-    Wanted wanted{(*image)->start(), false};
+    Wanted wanted{(*image)->start()};
     if (const auto member = md::scan(**image); member && *member) {
       wanted.size += (*member)->data_offset + (*member)->data_size;
       wanted.member = true;
@@ -212,14 +215,25 @@ class Scanner {
     if (wanted.size <= (*whole)->size() || wanted.size > max_device_size) return std::nullopt;
     std::error_code error;  // a block device has no size of a file
     const uint64_t exact = std::filesystem::file_size(path, error);
-    const uint64_t size = error ? (*whole)->size() : exact;
-    scan_.remarks.push_back(
-        fmt::format("{}: cut off: its file ends at byte {}, and what is on it was {} bytes large: "
-                    "what is missing "
-                    "answers with errors{}",
-                    name, size, wanted.size,
-                    wanted.member ? ", unless other members of its array have it" : ""));
+    wanted.left = error ? (*whole)->size() : exact;
     return wanted;
+  }
+
+  void remark_cut(const std::string& name, const Wanted& wanted) {
+    scan_.cut_off.push_back({name, wanted.left, wanted.size});
+    const std::string what = fmt::format(
+        "{}: cut off: its file ends at byte {}, and what is on it was {} bytes large: {} "
+        "bytes are missing",
+        name, wanted.left, wanted.size, wanted.size - wanted.left);
+    if (pad_ || !wanted.member)
+      scan_.remarks.push_back(
+          fmt::format("{}, and answer with errors{}", what,
+                      wanted.member ? ", unless other members of its array have them" : ""));
+    else
+      scan_.remarks.push_back(
+          fmt::format("{}: it is left out of its array; what is left of it is used by volfs mount "
+                      "--rescue, or by a definition with `pad: {}` as volfs scan --yaml writes it",
+                      what, wanted.size));
   }
 
   void add_member(ArrayMember member) {
@@ -383,6 +397,8 @@ class Scanner {
     const auto update = [&](config::Text& use) {
       if (use.value == old) use.value = name.value;
     };
+    for (CutImage& cut : scan_.cut_off)
+      if (cut.name == old) cut.name = name.value;
     for (config::Array& array : scan_.definition.arrays)
       for (auto* list : {&array.devices, &array.spares})
         for (config::ArrayDevice& device : *list) update(device.device);

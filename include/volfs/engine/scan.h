@@ -49,18 +49,28 @@ struct FoundArray {
   std::vector<std::string> notes;
 };
 
+// An image whose file ends before what is on it, a member of an array or a physical volume.
+struct CutImage {
+  std::string name;
+  uint64_t size = 0;    // of its file
+  uint64_t wanted = 0;  // what it was, at least
+};
+
 struct Scan {
   config::Definition definition;   // paths absolute, places not given
   std::vector<FoundArray> arrays;  // those that cannot be assembled, too: not in the definition
   // How many a volume group has, by its name: those that were not found, too.
   std::map<std::string, size_t> physical_volumes;
+  std::vector<CutImage> cut_off;
   std::vector<std::string> remarks;  // for people: what was found and is not part of it
 };
 
 struct ScanOptions {
   bool force = false;   // assemble what needs force
   std::string overlay;  // look at the images as this overlay has them, if it is there
-  bool pad = false;     // give images that are cut off the size that what is on them had
+  // Give images that are cut off the size that what is on them had; else members of arrays are left
+  // out, as md does.
+  bool pad = false;
 };
 
 // Opens the images read-only, changes nothing. Errors name the image.

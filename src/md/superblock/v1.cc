@@ -260,8 +260,10 @@ Status check_data(const MemberMetadata& m, uint64_t device_size) {
   uint64_t start = all_used ? m.data_offset : 0;
   if (!range_within(start, m.data_size, end))
     return wrong_field("data_size", m.data_size >> sector_shift,
-                       fmt::format("at most {} sectors on this device",
-                                   end > start ? (end - start) >> sector_shift : 0));
+                       fmt::format("at most {} sectors on this device; it has {} bytes less than "
+                                   "what is on it had",
+                                   end > start ? (end - start) >> sector_shift : 0,
+                                   end > start ? m.data_size - (end - start) : m.data_size));
   if (m.role() == role_journal) return {};
   if (m.array.geometry.level > 0 && m.array.member_size == 0) return wrong_field("size", 0, "more");
   if (m.array.member_size > m.data_size || !range_within(m.data_offset, m.array.member_size, end))

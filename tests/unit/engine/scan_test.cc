@@ -419,6 +419,35 @@ TEST_CASE("a definition with the uuid of another array is refused") {
         std::string::npos);
 }
 
+TEST_CASE("a member that is cut off is left out as by mount, and told with what is missing of it") {
+  Shelf shelf;
+  const auto paths = shelf.create({.level = 5}, {"a", "b", "c"});
+  std::filesystem::resize_file(paths[1], disk_size - 70000);
+  const Scan found = scan(paths);
+  const FoundArray& array = only(found);
+  CHECK(array.problem == "");
+  CHECK(array.members.size() == 2);
+  CHECK(has_note(array, "slot 1 is missing"));
+  CHECK(array.definition.devices[1].missing);
+  REQUIRE(found.cut_off.size() == 1);
+  const uint64_t wanted = found.cut_off[0].wanted;
+  CHECK(wanted == disk_size);
+  CHECK(
+      std::ranges::count(
+          found.remarks,
+          fmt::format("b: cut off: its file ends at byte {}, and what is on it was {} bytes large: "
+                      "70000 bytes are missing: it is left out of its array; what is left of it is "
+                      "used by volfs mount --rescue, or by a definition with `pad: {}` as volfs "
+                      "scan --yaml writes it",
+                      wanted - 70000, wanted, wanted)) == 1);
+  CHECK(found.remarks.size() == 1);
+  CHECK(assemble(found)->graph().find("md0"));
+  const Scan padded = must(scan_images(paths, {.pad = true}));
+  CHECK(only(padded).members.size() == 3);
+  CHECK(only(padded).members[1].state == FoundMember::State::in_sync);
+  CHECK(padded.remarks.size() == 1);
+}
+
 TEST_CASE("a damaged superblock is told with its place, and nothing else is looked for there") {
   Shelf shelf;
   const auto paths = shelf.create({}, {"a", "b"});

@@ -197,7 +197,8 @@ TEST_CASE("what is wrong with a member is said with device, place, field and exp
       at +
           "level 7 is not supported: expected linear, raid0, raid1, raid4, raid5, raid6 or raid10");
   CHECK(refusal(raid5, 136, 1u << 20, 8) ==
-        at + "data_size is 1048576, expected at most 2048 sectors on this device");
+        at + "data_size is 1048576, expected at most 2048 sectors on this device; it has 535822336 "
+             "bytes less than what is on it had");
   CHECK(refusal(raid5, 80, 1u << 20, 8) ==
         at + "size is 1048576, expected at most the 2048 sectors of data_size");
   CHECK(refusal(raid5, 224, 513, 4) ==
