@@ -13,6 +13,7 @@
 
 #include "cli.h"
 #include "client.h"
+#include "definition_file.h"
 #include "progress.h"
 #include "volfs/sync.h"
 #include "volfs/units.h"
@@ -49,14 +50,45 @@ void tell(Session& session, const json& answer) {
     fmt::print("mismatch_cnt {}\n", answer["mismatch_cnt"].get<uint64_t>());
 }
 
-void send(Session& session, const std::string& path, const std::string& name, json body) {
+bool send(Session& session, const std::string& path, const std::string& name, json body) {
   const auto target = find_array(path);
-  if (!target) return session.fail(target.error());
+  if (!target) return session.fail(target.error()), false;
   body["request"] = name;
   body["array"] = target->volume;
   const auto answer = request(target->mountpoint, body);
-  if (!answer) return session.fail(answer.error());
+  if (!answer) return session.fail(answer.error()), false;
   tell(session, *answer);
+  return true;
+}
+
+// Whether the definition in the file SOURCE has DEVICE in ARRAY.
+bool lists(const std::string& source, const std::string& array, const std::string& device) {
+  const auto definition = load_definition(source);
+  if (!definition) return false;
+  return std::ranges::any_of(definition->arrays, [&](const config::Array& each) {
+    if (each.name.value != array) return false;
+    const auto is_it = [&](const config::ArrayDevice& one) { return one.device.value == device; };
+    return std::ranges::any_of(each.devices, is_it) || std::ranges::any_of(each.spares, is_it);
+  });
+}
+
+// What was mounted does not follow what is done to the mount.
+void tell_unlisted(const std::string& path, const std::string& device) {
+  const auto target = find_array(path);
+  if (!target) return;
+  const auto status = request(target->mountpoint, {{"request", "status"}});
+  if (!status) return;
+  const std::string source = status->value("source", "");
+  if (!is_definition(source))
+    fmt::print(stderr,
+               "volfs: '{}' has {} now: give its image, too, when these images are mounted again\n",
+               target->volume, device);
+  else if (!lists(source, target->volume, device))
+    fmt::print(
+        stderr,
+        "volfs: {} does not list {} as one of the devices or spares of '{}': write it there, "
+        "or the next mount is without it\n",
+        source, device, target->volume);
 }
 
 // Leave to overwrite what devices hold, unless they are the array's own.
@@ -242,7 +274,8 @@ void add_array(CLI::App& app, Session& session) {
       json body{{"device", arguments->device}};
       if (arguments->re_add) body["re_add"] = true;
       if (!arguments->with.empty()) body["with"] = arguments->with;
-      send(session, arguments->path, request, std::move(body));
+      const bool sent = send(session, arguments->path, request, std::move(body));
+      if (sent && request == "array.add") tell_unlisted(arguments->path, arguments->device);
     });
     return command;
   };

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // md arrays: members by name, assembled.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "array_options.h"
 #include "assembler.h"
@@ -27,6 +30,29 @@ int32_t md_level(config::ArrayLevel level) {
   }
   return 0;
 }
+
+namespace {
+
+// Where the superblocks put members elsewhere than the definition, as a sentence.
+std::string other_order(const config::Array& array, const md::ArrayStatus& status) {
+  std::vector<std::string> listed, real(status.geometry.raid_disks, "missing");
+  for (const config::ArrayDevice& each : array.devices)
+    listed.push_back(each.missing ? "missing" : each.device.value);
+  bool differ = false;
+  for (const md::MemberStatus& member : status.members) {
+    if (!member.slot || *member.slot >= real.size() || member.replacement) continue;
+    real[*member.slot] = member.device;
+    const auto place = std::ranges::find(listed, member.device);
+    differ |= place != listed.end() && place - listed.begin() != *member.slot;
+  }
+  if (!differ) return {};
+  return fmt::format(
+      "{}: its devices are [{}] in the definition, but by their superblocks [{}]: the superblocks "
+      "count",
+      array.name.value, fmt::join(listed, ", "), fmt::join(real, ", "));
+}
+
+}  // namespace
 
 void Assembler::build(const config::Array& array) {
   std::vector<BlockDevice*> members;
@@ -61,6 +87,7 @@ void Assembler::build(const config::Array& array) {
     return report(array.name.at,
                   fmt::format("the members of {} say that it has {} devices, not {}",
                               array.name.value, status.geometry.raid_disks, array.devices.size()));
+  if (const std::string text = other_order(array, status); !text.empty()) warn(text);
   if (Node* node = add(array.name, Kind::array, std::move(*assembled), array.hidden.value))
     node->uuid = md::format_uuid(status.uuid);
 }

@@ -36,6 +36,7 @@ class Assembler {
   bool has_logs() const;
   void find_roles();
   Status place();
+  void tell_absent() const;
   Status put_into(Candidate& c, uint32_t slot);
   Status add_members();
   void force_stale();
@@ -248,6 +249,22 @@ Status Assembler::put_into(Candidate& c, uint32_t slot) {
   return {};
 }
 
+// Slots that the superblocks give to devices that are not there: perhaps one that was added later,
+// and nobody has written down.
+void Assembler::tell_absent() const {
+  const auto& roles = fresh_->sb.array.roles;
+  for (size_t number = 0; number < roles.size(); ++number) {
+    if (roles[number] >= disks() || in_slot(roles[number])) continue;
+    const bool given = std::ranges::any_of(
+        found_, [number](const Candidate& c) { return c.sb.dev_number == number; });
+    if (given) continue;
+    log_warning(
+        "{}: slot {} is missing: by the superblocks device {} is there, which is none of those "
+        "given",
+        o_.name, roles[number], number);
+  }
+}
+
 Status Assembler::place() {
   for (Candidate& c : found_) {
     if (c.stale || c.role >= disks()) continue;
@@ -257,6 +274,7 @@ Status Assembler::place() {
   if (o_.force) force_stale();
   use_replacements(false);
   VOLFS_TRY(check_replacements());
+  tell_absent();
   if (const SlotSet gone = missing(); !survives(fresh_->sb.array.geometry, gone)) {
     const bool more = std::ranges::any_of(found_, [](auto& c) { return c.stale || c.apart; });
     return fail(Error::make(

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which members an array has: by the definition, by the superblocks and as they were added; and what is done
+to an array on a running mount, one thing after the other."""
+import os
+import re
+
+import lab
+from lab import KiB, MiB, equal, holds, stderr_of, volfs
+
+DISK = 16 * MiB
+
+
+def define(t, text, count=3):
+    images = "".join(f"  d{i}: {{path: d{i}.img}}\n" for i in range(count))
+    return t.define(f"volfs: 1\nimages:\n{images}arrays:\n  a: {text}\n")
+
+
+def create(t, words, count=3, members=None):
+    members = members or [f"d{i}" for i in range(count)]
+    sizes = "".join(f"  d{i}: {{path: d{i}.img, size: {DISK}}}\n" for i in range(count))
+    volfs("create", t.define(f"volfs: 1\nimages:\n{sizes}arrays:\n  a: {{{words}, devices: [{', '.join(members)}], "
+                             "assume_clean: true}\n"))
+    return [t.path / f"d{i}.img" for i in range(count)]
+
+
+def mount(t, *sources, options=()):
+    """Mounts; what it says on standard error."""
+    said = stderr_of(lab.VOLFS, "mount", *sources, t.mnt, *(f"-o{option}" for option in options), status=0)
+    t.cleanup.callback(t.take_off, t.mnt)
+    return said
+
+
+def fill(t, name="a"):
+    size = os.path.getsize(t.mnt / name)
+    data = t.random.randbytes(size)
+    with open(t.mnt / name, "r+b") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    return data
+
+
+def members(t, name="a"):
+    device = next(each for each in t.status()["devices"] if each["name"] == name)
+    return {member["device"]: member.get("slot") for member in device["array"]["members"]}
+
+
+def test_a_member_that_is_cut_off_is_told_alike_by_scan_and_mount(t):
+    images = create(t, "level: raid5")
+    os.truncate(images[1], DISK - 123456)
+    told = volfs("scan", *images)
+    line = next(line for line in told.splitlines() if line.startswith("d1.img: cut off"))
+    holds("123456 bytes are missing" in line and "--rescue" in line and f"pad: {DISK}" in line, line)
+    holds("2 of 3 members" in told and "slot 1 is missing" in told, told)
+    said = mount(t, *images)
+    holds(line in said and "slot 1 is missing" in said, said)
+    equal(members(t), {"d0.img": 0, "d2.img": 2}, "the members")
+    t.umount()
+    holds("3 of 3" not in told, told)
+    found = t.define(volfs("scan", "--yaml", *images), "found.yaml")
+    mount(t, found)
+    equal(members(t), {"d0.img": 0, "d1.img": 1, "d2.img": 2}, "the members with pad")
+    t.umount()
+
+
+def test_a_list_in_another_order_than_the_superblocks_is_told(t):
+    create(t, "level: raid5", members=["d2", "d0", "d1"])
+    in_order = mount(t, define(t, "{level: raid5, devices: [d2, d0, d1]}"))
+    holds("superblocks" not in in_order, in_order)
+    data = fill(t)
+    t.umount()
+    said = mount(t, define(t, "{level: raid5, devices: [d0, d1, d2]}"))
+    holds("a: its devices are [d0, d1, d2] in the definition, but by their superblocks [d2, d0, d1]: the "
+          "superblocks count" in said, said)
+    equal(members(t), {"d2": 0, "d0": 1, "d1": 2}, "the slots")
+    equal((t.mnt / "a").read_bytes(), data, "the data")
+    t.umount()
+
+
+def test_a_member_that_was_added_and_is_not_listed_is_told(t):
+    create(t, "level: raid1", members=["d0", "d1"])
+    without = define(t, "{level: raid1, devices: [d0, d1]}")
+    mount(t, without)
+    data = fill(t)
+    volfs("array", "fail", t.mnt / "a", "d1")
+    volfs("array", "remove", t.mnt / "a", "d1")
+    said = stderr_of(lab.VOLFS, "array", "add", t.mnt / "a", "d2", "--yes", status=0)
+    holds("does not list d2 as one of the devices or spares of 'a': write it there" in said, said)
+    volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+    t.umount()
+    said = mount(t, without, options=["ro"])
+    holds("a: slot 1 is missing: by the superblocks device 2 is there, which is none of those given" in said, said)
+    t.umount()
+    mount(t, define(t, "{level: raid1, devices: [d0, d2]}"))
+    equal(members(t), {"d0": 0, "d2": 1}, "the members")
+    said = stderr_of(lab.VOLFS, "array", "fail", t.mnt / "a", "d2", status=0)
+    volfs("array", "remove", t.mnt / "a", "d2")
+    said = stderr_of(lab.VOLFS, "array", "add", t.mnt / "a", "d2", "--yes", status=0)
+    equal(said, "", "of one that is listed")
+    volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+    equal((t.mnt / "a").read_bytes(), data, "the data")
+    t.umount()
+
+
+def test_check_repair_stop_and_assemble_one_after_the_other(t):
+    for level, damaged in (("raid1", 1), ("raid5", 2), ("raid6", 3), ("raid10", 3)):
+        count = 4 if level in ("raid6", "raid10") else 3
+        images = create(t, f"level: {level}" + ("" if level == "raid1" else ", chunk: 64KiB"), count)
+        names = [f"d{i}" for i in range(count)]
+        definition = define(t, f"{{level: {level}, devices: [{', '.join(names)}]}}", count)
+        mount(t, definition)
+        data = fill(t)
+        t.umount()
+        with open(images[damaged], "r+b") as image:  # the first chunk of parity, or a second copy
+            image.seek(4096 + 128)
+            start = 512 * int.from_bytes(image.read(8), "little")
+            image.seek(start)
+            image.write(t.random.randbytes(64 * KiB))
+        mount(t, definition)
+        path = t.mnt / "a"
+
+        def after(verb):
+            volfs("array", verb, path)
+            said = volfs("array", "wait", path, "--timeout", "300")
+            return int(re.fullmatch(r"mismatch_cnt (\d+)\n", said)[1])
+
+        holds(after("check") > 0, f"{level}: the damage is not found")
+        holds(after("check") > 0, f"{level}: a check has mended it")
+        holds(after("repair") > 0, f"{level}: repair finds nothing")
+        equal(after("check"), 0, f"{level}: after the repair")
+        equal(path.read_bytes(), data, f"{level}: the data")
+        volfs("array", "stop", path)
+        equal([entry.name for entry in t.mnt.iterdir()], [".volfs"], f"{level}: what is left")
+        volfs("array", "assemble", path, *names)
+        equal(path.read_bytes(), data, f"{level}: the data after it was stopped")
+        equal(after("check"), 0, f"{level}: after it was stopped")
+        volfs("array", "fail", path, "d0")
+        equal(path.read_bytes(), data, f"{level}: the data without a member")
+        volfs("array", "stop", path)
+        volfs("array", "assemble", path, *names[1:])
+        data = fill(t)
+        volfs("array", "add", path, "d0", "--yes")
+        volfs("array", "wait", path, "--timeout", "300")
+        equal(after("check"), 0, f"{level}: after the recovery")
+        equal(path.read_bytes(), data, f"{level}: the data in the end")
+        t.umount()
+        for image in images:
+            image.unlink()
+
+lab.main(globals())
