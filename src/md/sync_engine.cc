@@ -266,7 +266,9 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
       break;
     }
     position_ += step->done;
-    mismatches_.fetch_add(step->mismatches);
+    // md compares the copies of a raid1 only when it is asked to; a resync just writes them.
+    if (run.kind != SyncKind::resync || core_.shared.geometry.level != 1)
+      mismatches_.fetch_add(step->mismatches);
     if (run.kind == SyncKind::resync) {
       core_.shared.agreed.store(std::min(position_, core_.torn));
       if (core_.bitmap && !core_.degraded_now() && core_.torn >= position_)

@@ -6,52 +6,12 @@ import json
 import os
 import re
 import shutil
-import struct
 
 import kernel_lab
-from lab import KiB, MiB, equal, holds, sha256, volfs
+from lab import MiB, equal, holds, sha256, volfs
+from md_superblock import Superblock
 
 DISK = 4 * MiB
-
-
-class Superblock:
-    """Fields of the md superblock on an image, of 0.90 or 1.2; the checksum follows them."""
-
-    def __init__(self, path, version):
-        self.path, self.old = path, version == "0.90"
-        size = os.path.getsize(path)
-        self.at = (size & ~(64 * KiB - 1)) - 64 * KiB if self.old else 4096
-        with open(path, "rb") as file:
-            file.seek(self.at)
-            self.bytes = bytearray(file.read(4096))
-        equal(struct.unpack_from("<I", self.bytes)[0], 0xa92b4efc, "the magic number")
-
-    def events(self):
-        return struct.unpack_from("<Q", self.bytes, 156 if self.old else 200)[0]
-
-    def set_events(self, events):
-        struct.pack_into("<Q", self.bytes, 156 if self.old else 200, events)
-
-    def set_utime(self, seconds):
-        struct.pack_into("<I" if self.old else "<Q", self.bytes, 128 if self.old else 192, seconds)
-
-    def set_dirty(self):
-        if self.old:
-            struct.pack_into("<I", self.bytes, 132, struct.unpack_from("<I", self.bytes, 132)[0] & ~1)
-        else:
-            struct.pack_into("<Q", self.bytes, 208, 0)
-
-    def write(self):
-        place, length = (152, 4096) if self.old else (216, 256 + 2 * struct.unpack_from("<I", self.bytes, 220)[0])
-        struct.pack_into("<I", self.bytes, place, 0)
-        whole = self.bytes[:length] + bytes(-length % 4)
-        total = sum(struct.unpack(f"<{len(whole) // 4}I", whole))
-        while total >> 32:
-            total = (total & 0xffffffff) + (total >> 32)
-        struct.pack_into("<I", self.bytes, place, total)
-        with open(self.path, "r+b") as file:
-            file.seek(self.at)
-            file.write(self.bytes)
 
 
 def make(t, name, level, disks, version):
