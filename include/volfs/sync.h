@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The only ways to wait, lock, start a thread or tell the time. On the real system they are
-// thin wraps of the C++ library's; when a Scheduler is installed (tests do), every one of them
+// The only ways to wait, lock, start a thread, tell the time or draw lots. On the real system they
+// are thin wraps of the C++ library's; when a Scheduler is installed (tests do), every one of them
 // is decided by it, so that a whole run is a function of a seed.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -28,6 +30,8 @@ TimePoint now();
 Nanos wall_clock();
 void sleep_for(Nanos duration);
 void sleep_until(TimePoint when);
+// Bytes that nobody can foresee, for new identities. Waits until the system has some to give.
+void random_bytes(std::span<std::byte> out);
 
 // Decides for the primitives below. Exactly one of its threads runs at a time; each call may
 // hand the processor to another. Implementations live in tests/support.
@@ -46,6 +50,7 @@ class Scheduler {
   virtual void join(uint64_t id) = 0;
   virtual TimePoint now() = 0;
   virtual Nanos wall_clock() = 0;
+  virtual void random(std::span<std::byte> out) = 0;
 };
 
 // Installs SCHEDULER (null: the real system again). Only while no other thread of ours runs,

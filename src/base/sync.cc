@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/random.h>
 
 #include <atomic>
 #include <cerrno>
@@ -63,6 +64,14 @@ void sleep_until(TimePoint when) {
     while (s->now() < when) s->wait(&when, when);
   } else {
     std::this_thread::sleep_until(when);
+  }
+}
+
+void random_bytes(std::span<std::byte> out) {
+  if (Scheduler* s = active()) return s->random(out);
+  while (!out.empty()) {
+    const ssize_t got = ::getrandom(out.data(), out.size(), 0);
+    if (got > 0) out = out.subspan(static_cast<size_t>(got));
   }
 }
 

@@ -148,6 +148,7 @@ void Assembler::begin() {
   engine_.reset(new Engine);
   engine_->source_ = definition_.file_name;
   engine_->directory_ = options_.directory;
+  engine_->open_image_ = options_.open_image ? options_.open_image : FileImage::open;
   engine_->not_assembled_ = options_.unavailable;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();

@@ -50,7 +50,7 @@ void Assembler::build(const config::Image& image) {
   }
   const auto open = [&]() -> Result<std::unique_ptr<BlockDevice>> {
     if (engine_->overlay_) return overlaid(image, path, options);
-    return FileImage::open(own_name(image.name.value, Kind::image), path, options);
+    return engine_->open_image_(own_name(image.name.value, Kind::image), path, options);
   };
   auto opened = open();
   if (!opened) return report(image.path.at, opened.error().text());

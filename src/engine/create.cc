@@ -118,6 +118,7 @@ void check_rest(const config::Definition& definition, const CreateOptions& optio
       there.push_back(std::move(name));
   AssembleOptions look;
   look.directory = options.directory;
+  look.open_image = options.open_image;
   look.read_only = true;
   look.probe = true;
   auto engine = Engine::assemble(needed_for(definition, there), look);

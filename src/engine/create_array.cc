@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Making md arrays: superblocks and bitmaps on devices that hold nothing else.
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -31,13 +30,6 @@ md::SuperblockVersion version_of(config::ArrayMetadata metadata) {
       break;
   }
   return md::SuperblockVersion::v1_2;
-}
-
-Result<md::Uuid> random_uuid() {
-  md::Uuid uuid;
-  if (getrandom(uuid.bytes.data(), uuid.bytes.size(), 0) != static_cast<ssize_t>(uuid.bytes.size()))
-    return fail_sys(errno, "getrandom");
-  return uuid;
 }
 
 std::vector<const config::ArrayDevice*> all_devices(const config::Array& array) {
@@ -101,6 +93,7 @@ Status make(const config::Definition& definition, const config::Array& array,
             const CreateOptions& options) {
   AssembleOptions assemble;
   assemble.directory = options.directory;
+  assemble.open_image = options.open_image;
   assemble.read_only = false;
   auto engine = Engine::assemble(needed_for(definition, names_of(array)), assemble);
   if (!engine) return fail_invalid(engine.error().to_string());
@@ -201,6 +194,7 @@ class Planner {
     if (there.empty()) return true;
     AssembleOptions assemble;
     assemble.directory = options_.directory;
+    assemble.open_image = options_.open_image;
     assemble.read_only = true;
     assemble.probe = assemble.quiet = true;
     auto engine = Engine::assemble(needed_for(definition_, there), assemble);
@@ -342,14 +336,11 @@ Result<Contents> contents_of(BlockDevice& device) {
 Status write_members(const config::Array& array, const std::vector<BlockDevice*>& devices,
                      bool wipe) {
   md::CreateOptions o = options_of(array);
-  if (!array.uuid) {
-    VOLFS_TRY_ASSIGN(o.uuid, random_uuid());
-  }
+  if (!array.uuid) o.uuid = md::random_uuid();
   const auto listed = all_devices(array);
   for (size_t i = 0; i < listed.size(); ++i) {
     o.devices.push_back(device_of(*listed[i], devices[i] ? devices[i]->size() : 0));
-    VOLFS_TRY_ASSIGN(const md::Uuid uuid, random_uuid());
-    o.device_uuids.push_back(uuid);
+    o.device_uuids.push_back(md::random_uuid());
   }
   VOLFS_TRY_ASSIGN(const md::CreatePlan plan, in(array.name.value, md::plan_create(o)));
   if (wipe)

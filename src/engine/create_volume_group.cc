@@ -36,6 +36,7 @@ class Devices {
     part_.snapshots.clear();  // of what is being made there are none yet
     AssembleOptions options;
     options.directory = options_.directory;
+    options.open_image = options_.open_image;
     options.read_only = read_only;
     options.probe = read_only;
     auto assembled = Engine::assemble(part_, options);

@@ -14,10 +14,11 @@ namespace volfs::engine {
 namespace {
 
 // An image that has bytes of FRESH, too: two devices must not write to the same ones.
-const Node* overlapping(const Graph& graph, const FileImage& fresh) {
+const Node* overlapping(const Graph& graph, const BlockDevice& fresh) {
+  const auto* file = dynamic_cast<const FileImage*>(&fresh);
   for (const Node* node : graph.nodes()) {
     const auto* image = dynamic_cast<const FileImage*>(node->device.get());
-    if (image && image->overlaps(fresh)) return node;
+    if (image && file && image->overlaps(*file)) return node;
   }
   return nullptr;
 }
@@ -40,7 +41,7 @@ Status Engine::image_add(const NewImage& image) {
                                             "it would be written to itself",
                                             image.path)));
   // Without the structure lock: a file on a network may take its time.
-  VOLFS_TRY_ASSIGN(auto opened, FileImage::open(image.name, image.path, options));
+  VOLFS_TRY_ASSIGN(auto opened, open_image_(image.name, image.path, options));
   const std::lock_guard lock(structure_);
   if (closed_) return fail(Error::make(ECANCELED, "the mount ends"));
   if (const Node* other = overlapping(graph_, *opened))

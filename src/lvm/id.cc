@@ -2,12 +2,13 @@
 #include "volfs/lvm/id.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <memory>
+#include <span>
 
 #include "lvm/crc.h"
+#include "volfs/sync.h"
 
 namespace volfs::lvm {
 namespace {
@@ -64,11 +65,7 @@ std::string Id::dashed() const {
 IdSource random_ids() {
   return [] {
     std::array<uint8_t, Id::length> bytes;
-    size_t have = 0;
-    while (have < bytes.size()) {
-      ssize_t got = ::getrandom(bytes.data() + have, bytes.size() - have, 0);
-      if (got > 0) have += static_cast<size_t>(got);
-    }
+    random_bytes(std::as_writable_bytes(std::span(bytes)));
     return Id::generate(bytes);
   };
 }

@@ -3,7 +3,6 @@
 #include "volfs/md/array.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,16 +14,6 @@
 #include "volfs/log.h"
 
 namespace volfs::md {
-namespace {
-
-Uuid random_uuid() {
-  Uuid uuid;
-  if (getrandom(uuid.bytes.data(), uuid.bytes.size(), 0) < 0) uuid.bytes[0] = 1;
-  return uuid;
-}
-
-}  // namespace
-
 Array::Array(const ArrayOptions& options, std::unique_ptr<Core> core, uint64_t size,
              const Limits& limits)
     : BlockDevice(options.name, size, limits, core->read_only), core_(std::move(core)) {

@@ -3,7 +3,17 @@
 
 #include <fmt/format.h>
 
+#include <span>
+
+#include "volfs/sync.h"
+
 namespace volfs::md {
+
+Uuid random_uuid() {
+  Uuid uuid;
+  random_bytes(std::as_writable_bytes(std::span(uuid.bytes)));
+  return uuid;
+}
 
 std::string format_uuid(const Uuid& uuid) {
   std::string text;

@@ -33,6 +33,7 @@ class SimScheduler final : public Scheduler {
   void join(uint64_t id) override;
   TimePoint now() override;
   Nanos wall_clock() override;
+  void random(std::span<std::byte> out) override { random_.fill(out); }
 
   uint64_t seed() const { return seed_; }
   // A digest of every choice so far: equal for equal runs.

@@ -9,6 +9,7 @@
 
 #include "volfs/config/definition.h"
 #include "volfs/config/diagnostics.h"
+#include "volfs/engine/engine.h"
 #include "volfs/error.h"
 
 namespace volfs::engine {
@@ -21,8 +22,9 @@ struct CreateStep {
 };
 
 struct CreateOptions {
-  std::string directory;  // what relative paths of images start at
-  bool force = false;     // overwrite signatures
+  std::string directory;      // what relative paths of images start at
+  bool force = false;         // overwrite signatures
+  OpenImage open_image = {};  // as in AssembleOptions
 };
 
 // What there is to do, in order; nothing has been done yet. The error says what stands in the way:

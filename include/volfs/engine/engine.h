@@ -22,6 +22,9 @@
 #include "volfs/error.h"
 #include "volfs/sync.h"
 
+namespace volfs {
+struct ImageOptions;
+}
 namespace volfs::dm {
 class MappedDevice;
 }
@@ -31,8 +34,13 @@ namespace volfs::engine {
 class Overlay;
 class Snapshots;
 
+// Opens the image that a definition calls NAME.
+using OpenImage = std::function<Result<std::unique_ptr<BlockDevice>>(
+    const std::string& name, const std::string& path, const ImageOptions& options)>;
+
 struct AssembleOptions {
   std::string directory;          // what relative paths of images start at
+  OpenImage open_image = {};      // absent: FileImage::open; a simulation has disks of its own
   std::optional<bool> read_only;  // yes: nothing is written, not even metadata; absent: the
                                   // definition decides
   bool hidden = false;            // expose hidden devices too
@@ -209,6 +217,7 @@ class Engine {
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
   std::unique_ptr<Snapshots> snapshots_;
   std::string directory_;  // what relative paths start at
+  OpenImage open_image_;
   std::vector<Unavailable> not_assembled_;
   Thread watcher_;  // looks for events; ended by close()
 };

@@ -21,6 +21,8 @@ struct Uuid {
 
 // As mdadm prints it: four groups of eight hex digits with colons.
 std::string format_uuid(const Uuid& uuid);
+// A new one.
+Uuid random_uuid();
 // 32 hex digits; colons, dashes, dots and blanks between them are skipped.
 Result<Uuid> parse_uuid(std::string_view text);
 
