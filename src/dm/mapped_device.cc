@@ -137,7 +137,8 @@ Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolv
                           const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
   VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
-                                            std::make_shared<EventSink>(*this), options.origins));
+                                            std::make_shared<EventSink>(*this), options.origins,
+                                            options.hold_sync));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
   return replace_inactive(std::move(table));
 }

@@ -41,7 +41,7 @@ Result<std::unique_ptr<Table>> Table::build(std::span<const TableRow> rows, std:
                                             std::string_view place, bool read_only,
                                             const Resolver& resolve,
                                             std::shared_ptr<EventSink> events,
-                                            OriginRegistry* origins) {
+                                            OriginRegistry* origins, bool hold_sync) {
   std::unique_ptr<Table> table(new Table);
   table->events_ = std::move(events);
   table->place_ = place;
@@ -54,7 +54,8 @@ Result<std::unique_ptr<Table>> Table::build(std::span<const TableRow> rows, std:
                                 .read_only = read_only,
                                 .resolve = resolve,
                                 .event = [sink = table->events_] { sink->tell(); },
-                                .origins = origins};
+                                .origins = origins,
+                                .hold_sync = hold_sync};
     auto target = in(fmt::format("{}:{}", place, row.line), make_target(row, rows.size(), context));
     if (!target) return fail(std::move(target.error()));
     const Limits limits = (*target)->limits();

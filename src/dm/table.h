@@ -44,7 +44,7 @@ class Table {
                                               std::string_view device, std::string_view place,
                                               bool read_only, const Resolver& resolve,
                                               std::shared_ptr<EventSink> events,
-                                              OriginRegistry* origins);
+                                              OriginRegistry* origins, bool hold_sync);
 
   uint64_t size() const { return ends_.back(); }
   bool read_only() const { return read_only_; }

@@ -85,7 +85,7 @@ dm::Resolver Assembler::resolver() const {
 }
 
 dm::MappedDevice::LoadOptions Assembler::load_options(bool read_only) const {
-  return {.read_only = read_only, .origins = &engine_->origins_};
+  return {.read_only = read_only, .origins = &engine_->origins_, .hold_sync = options_.frozen};
 }
 
 Result<Node*> Assembler::add_map(const std::string& name, Kind kind, const std::string& table,
@@ -150,6 +150,7 @@ void Assembler::begin() {
   engine_->directory_ = options_.directory;
   engine_->open_image_ = options_.open_image ? options_.open_image : FileImage::open;
   engine_->not_assembled_ = options_.unavailable;
+  engine_->frozen_ = options_.frozen;
   engine_->read_only_ = options_.read_only.value_or(definition_.readonly.value);
   engine_->exposure_ = exposure();
   engine_->as_defined_ = {definition_.readonly.value, definition_.expose};

@@ -125,7 +125,9 @@ Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool re
     pins.push_back(std::move(*pin));
     return &pins.back()->shown();
   };
-  return map.load(rows, resolve, {.read_only = read_only || read_only_, .origins = &origins_});
+  return map.load(
+      rows, resolve,
+      {.read_only = read_only || read_only_, .origins = &origins_, .hold_sync = frozen_});
 }
 
 namespace {

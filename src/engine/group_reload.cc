@@ -109,7 +109,8 @@ Status GroupReload::load(VolumeGroup& group, dm::MappedDevice& map,
   };
   return map.load(rows, resolve,
                   {.read_only = group.setup_.read_only || planned.read_only,
-                   .origins = &group.engine_.origins_});
+                   .origins = &group.engine_.origins_,
+                   .hold_sync = group.engine_.frozen_});
 }
 
 Status GroupReload::load(Node& node, const lvm::PlannedDevice& planned) {

@@ -35,6 +35,7 @@ config::ArrayMetadata config_metadata(md::SuperblockVersion version) {
     case md::SuperblockVersion::v1_1:
       return config::ArrayMetadata::v1_1;
     case md::SuperblockVersion::v1_2:
+    case md::SuperblockVersion::dm_raid:  // a scan does not look for it
       break;
   }
   return config::ArrayMetadata::v1_2;

@@ -167,6 +167,10 @@ struct Array::Core final : Host {
   bool try_clean(std::unique_lock<Mutex>& lock, TimePoint& next);
 };
 
+// SIZE bytes at the place of the member's bitmap: superblock and bits.
+Status write_new_bitmap(const BitmapSuperblock& bitmap, bool bits_set, uint64_t size,
+                        const MemberMetadata& member, BlockDevice& device);
+
 // Inside of a gate for a scope.
 class Inside {
  public:

@@ -117,6 +117,7 @@ void Array::Core::mark_faulty(Member& member) {
   member_lost = true;
   note(true);
   if (sync) sync->wake();
+  if (options.changed) options.changed();
 }
 
 bool Array::Core::fail_member(uint32_t slot, const Error& why) {
@@ -408,7 +409,8 @@ Status Array::Core::write_superblocks(std::unique_lock<Mutex>& lock) {
     next_events(nospares);
     number_members();
     array.utime = {static_cast<uint64_t>(wall_clock() / std::chrono::seconds(1)), 0};
-    array.resync_offset = clean.load() ? resync_position : 0;
+    const bool dirty = !clean.load() && (!degraded_now() || format->tells_dirty_when_degraded());
+    array.resync_offset = dirty ? 0 : resync_position;
     Status sent = send(lock, describe(nospares, false), true);
     if (failed.load()) return {};
     if (!sent) {

@@ -104,6 +104,8 @@ ArrayStatus Array::status() const {
   s.sync_speed_max = c.sync_speed_max.load();
   const std::lock_guard lock(c.mutex);
   s.state = c.state();
+  s.sync_size = c.personality->sync_size();
+  s.resynced = c.resync_position;
   s.clean = c.clean.load() && c.resync_position == all_in_sync;
   s.version = c.array.version;
   s.uuid = c.array.uuid;

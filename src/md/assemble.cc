@@ -49,7 +49,6 @@ class Assembler {
   Status make_personality();
   Status recover_log();
   void order_arrivals();
-  Limits limits() const;
   Array::Core& core() { return *core_; }
   uint32_t disks() const { return fresh_->sb.array.geometry.raid_disks; }
 
@@ -404,31 +403,6 @@ Status Assembler::recover_log() {
   return {};
 }
 
-Limits Assembler::limits() const {
-  Limits sum;
-  bool first = true;
-  for (const auto& m : core_->members) {
-    const Limits below = m->device->limits();
-    sum = first ? below : Limits::stack(sum, below);
-    first = false;
-  }
-  const Geometry& g = core_->array.geometry;
-  uint64_t data = g.raid_disks;
-  if (g.level >= 4 && g.level <= 5) --data;
-  if (g.level == 6) data -= 2;
-  if (g.level == 10)
-    data = std::max<uint64_t>(1, data / ((g.layout & 255) * (g.layout >> 8 & 255)));
-  if (g.chunk != 0 && g.level >= 0 && g.chunk <= UINT32_MAX / std::max<uint64_t>(data, 1)) {
-    sum.io_min = static_cast<uint32_t>(g.chunk);
-    sum.io_opt = static_cast<uint32_t>(g.chunk * data);
-  }
-  if (g.level >= 4 && g.level <= 6)
-    sum.discard_granularity = static_cast<uint32_t>(std::min<uint64_t>(g.chunk * data, UINT32_MAX));
-  else if (g.level > 0 && sum.discard_granularity == 0)
-    sum.discard_granularity = 4096;
-  return sum;
-}
-
 Result<std::unique_ptr<Array>> Assembler::run() {
   VOLFS_TRY(read_all());
   VOLFS_TRY(check_same());
@@ -452,7 +426,9 @@ Result<std::unique_ptr<Array>> Assembler::run() {
   if (c.redundant) c.sync = std::make_unique<SyncEngine>(c);
   VOLFS_TRY(c.open_bitmap());
   const uint64_t size = c.personality->size();
-  const Limits limit = limits();
+  std::vector<BlockDevice*> members;
+  for (const auto& member : c.members) members.push_back(member->device);
+  const Limits limit = array_limits(c.array.geometry, members);
   auto result = std::unique_ptr<Array>(new Array(o_, std::move(core_), size, limit));
   VOLFS_TRY(result->start());
   return result;

@@ -286,6 +286,7 @@ void SyncEngine::carry_out(std::unique_lock<Mutex>& lock, const Run& run) {
     checkpoint(lock, run, position_);
   if (run.kind == SyncKind::check || run.kind == SyncKind::repair) requested_.reset();
   action_ = SyncAction::idle;
+  if (core_.options.changed) core_.options.changed();
 }
 
 // Of what a resync has been through up to POSITION.
@@ -395,6 +396,7 @@ SyncProgress SyncEngine::progress() const {
   p.action = action_;
   p.position = position_;
   p.size = size_;
+  p.held = held_;
   if (action_ == SyncAction::idle) {
     p.position = p.size = 0;
     p.pending = choose().has_value();

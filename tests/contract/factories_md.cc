@@ -4,6 +4,7 @@
 #include "factories.h"
 #include "support/memory_device.h"
 #include "volfs/md/array.h"
+#include "volfs/md/raid_set.h"
 #include "volfs/units.h"
 
 namespace volfs::test {
@@ -47,6 +48,26 @@ Subject array(int32_t level, uint32_t layout, uint32_t count, bool degraded, boo
   return Subject::of(holder, *holder->array);
 }
 
+// A set with dm-raid's superblocks; a new one that counts as in sync.
+Subject raid_set(int32_t level, uint32_t layout, uint32_t count, bool degraded, bool read_only) {
+  auto holder = std::make_shared<Holder>();
+  md::RaidSet set;
+  set.geometry = {level, layout, count, level == 1 ? 0 : 16 * KiB};
+  set.size = 768 * KiB;
+  set.region_size = 16 * KiB;
+  set.nosync = true;
+  for (uint32_t i = 0; i < count; ++i) {
+    for (const char* kind : {"meta", "data"})
+      holder->disks.push_back(std::make_unique<MemoryDevice>(kind + std::to_string(i), 1 * MiB));
+    set.members.push_back({holder->disks[2 * i].get(), holder->disks[2 * i + 1].get()});
+  }
+  if (degraded) set.members.back() = {};
+  md::ArrayOptions options;
+  options.read_only = read_only;
+  holder->array = value(md::assemble_raid_set(set, options));
+  return Subject::of(holder, *holder->array);
+}
+
 }  // namespace
 
 void add_arrays(Factories& all) {
@@ -63,6 +84,15 @@ void add_arrays(Factories& all) {
   add("degraded raid5 array", 5, 2, 3, true);
   add("raid6 array", 6, 2, 5, false);
   add("raid10 array", 10, 0x201, 3, false);
+  const auto add_set = [&](const std::string& name, int32_t level, uint32_t layout, uint32_t count,
+                           bool degraded) {
+    all.push_back(
+        {.name = name,
+         .make = [=] { return raid_set(level, layout, count, degraded, false); },
+         .make_read_only = [=] { return raid_set(level, layout, count, degraded, true); }});
+  };
+  add_set("raid1 set", 1, 0, 2, false);
+  add_set("degraded raid5 set", 5, 2, 4, true);
 }
 
 }  // namespace volfs::test

@@ -41,6 +41,7 @@ class MappedDevice final : public BlockDevice {
     bool read_only = false;
     std::string_view place = "table";   // stands before the line in errors
     OriginRegistry* origins = nullptr;  // for the snapshot targets; outlives the table
+    bool hold_sync = false;             // as TargetContext's
   };
   struct SuspendOptions {
     bool flush = true;           // false: --noflush

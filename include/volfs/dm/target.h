@@ -42,6 +42,7 @@ struct TargetContext {
   // Where snapshots and their origins find each other (volfs/dm/snapshot.h); null: they cannot be
   // made.
   OriginRegistry* origins = nullptr;
+  bool hold_sync = false;  // raids sync nothing until a message asks for it
 };
 
 struct TargetType {

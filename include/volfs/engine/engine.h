@@ -45,7 +45,7 @@ struct AssembleOptions {
                                   // definition decides
   bool hidden = false;            // expose hidden devices too
   bool force = false;
-  bool frozen = false;  // arrays start no resync or recovery until they are told to
+  bool frozen = false;  // arrays and raid maps start no resync or recovery until they are told to
   bool probe = false;   // only to look: take no locks, so that a mounted definition can be checked
   bool quiet = false;   // what is missing or degraded is not told to the log
   // Volume groups as the copy of their metadata with this number describes them: read-only.
@@ -204,6 +204,7 @@ class Engine {
   EventHub events_;
   std::string source_;
   bool read_only_ = false;
+  bool frozen_ = false;
   bool closed_ = false;
   AsDefined as_defined_;
   bool shows_hidden_ = false;

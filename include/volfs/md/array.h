@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -46,6 +47,8 @@ struct ArrayOptions {
   // Bytes a second. Sync goes no slower than the least while others use the array.
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
   bool hold_sync = false;  // sync waits until release_sync()
+  // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.
+  std::function<void()> changed;
 };
 
 enum class ArrayState : uint8_t { active, degraded, failed };
@@ -69,6 +72,7 @@ struct MemberStatus {
 struct SyncProgress {
   SyncAction action = SyncAction::idle;
   bool pending = false;  // something is to be done, but is held back
+  bool held = false;     // hold_sync() holds it back, or would
   uint64_t position = 0, size = 0;
   uint64_t speed = 0;         // bytes a second, lately
   uint64_t seconds_left = 0;  // at that speed
@@ -85,6 +89,8 @@ struct ArrayStatus {
   std::vector<MemberStatus> members;  // in the order of mdstat
   SyncProgress sync;
   uint64_t mismatches = 0;  // bytes; md's mismatch_cnt counts sectors
+  // Of the range that a resync runs over: its size, and up to where redundancy is in sync.
+  uint64_t sync_size = 0, resynced = all_in_sync;
   bool read_only = false;
   uint64_t sync_speed_min = 0, sync_speed_max = 0;
   struct Bitmap {
@@ -144,6 +150,7 @@ class Array final : public BlockDevice {
 
  private:
   friend class Assembler;
+  friend class RaidSetAssembler;
   friend class SyncEngine;
   struct Member;
   struct Core;
@@ -169,6 +176,9 @@ class Array final : public BlockDevice {
 
   std::unique_ptr<Core> core_;
 };
+
+// The limits of an array of such members.
+Limits array_limits(const Geometry& geometry, std::span<BlockDevice* const> members);
 
 // What `volfs create` and mdadm --create write: bitmaps, then superblocks, durably. DEVICES as in
 // the plan's options.

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// md superblocks, versions 0.90, 1.0, 1.1 and 1.2: one neutral description that all of them decode
-// to and encode from. Pure functions over bytes in memory; nothing here does I/O or waits.
+// md superblocks, versions 0.90, 1.0, 1.1 and 1.2, and dm-raid's: one neutral description that all
+// of them decode to and encode from. Pure functions over bytes in memory; nothing here does I/O or
+// waits.
 //
 // Sizes and offsets are bytes, offsets on a member count from the start of its device (unless
 // they say otherwise). Errors say which field is wrong, what it holds and what was expected; the
 // caller adds the image and the place. Checked against drivers/md/md.c (super_90_*, super_1_*),
-// mdadm 4.2's super0.c and super1.c, and superblocks that mdadm 4.2 and Linux 7.2 wrote.
+// mdadm 4.2's super0.c and super1.c, and superblocks that mdadm 4.2 and Linux 7.2 wrote; dm-raid's
+// ("DmRd", at the start of a metadata device of the member) against drivers/md/dm-raid.c and
+// Linux 7.2.
 #pragma once
 
 #include <array>
@@ -24,8 +27,8 @@
 
 namespace volfs::md {
 
-enum class SuperblockVersion : uint8_t { v0_90, v1_0, v1_1, v1_2 };
-// Every version, in the order in which a device is searched.
+enum class SuperblockVersion : uint8_t { v0_90, v1_0, v1_1, v1_2, dm_raid };
+// Every version of md's own, in the order in which a device is searched.
 inline constexpr std::array superblock_versions{SuperblockVersion::v1_2, SuperblockVersion::v1_1,
                                                 SuperblockVersion::v1_0, SuperblockVersion::v0_90};
 
@@ -37,10 +40,10 @@ std::string_view version_name(SuperblockVersion version);
 Result<SuperblockVersion> parse_version(std::string_view name);
 
 // Where a device of `device_size` bytes carries its superblock: 0.90 in the last whole 64 KiB
-// block, 1.0 at 8 KiB from the end rounded down to 4 KiB, 1.1 at 0, 1.2 at 4096. Nothing if
-// the device is too small.
+// block, 1.0 at 8 KiB from the end rounded down to 4 KiB, 1.1 at 0, 1.2 at 4096; dm-raid's at 0 of
+// the metadata device. Nothing if the device is too small.
 std::optional<uint64_t> superblock_offset(SuperblockVersion version, uint64_t device_size);
-// Most members, spares included: 27, 1920.
+// Most members, spares included: 27, 1920; dm-raid's 253.
 uint32_t max_devices(SuperblockVersion version);
 
 // "No limit" for resync_offset: everything is in sync.
@@ -133,6 +136,7 @@ struct MemberMetadata {
   uint32_t roles_room = 0;
   // 0.90: it was found in big-endian byte order (it is always written little-endian).
   bool big_endian = false;
+  uint64_t metadata_size = 0;  // dm-raid's: of the metadata device
   // The bytes it was decoded from; where no meaning is known they are kept on encode.
   std::vector<std::byte> raw;
 

@@ -7,6 +7,7 @@
 namespace volfs::md {
 
 inline constexpr uint32_t md_magic = 0xa92b4efc;
+inline constexpr uint32_t most_dm_raid_devices = 253;
 
 Result<MemberMetadata> decode_v1(SuperblockVersion version, std::span<const std::byte> bytes,
                                  uint64_t device_size, uint64_t super_offset);
@@ -17,6 +18,10 @@ Result<MemberMetadata> decode_v0_90(std::span<const std::byte> bytes, uint64_t d
                                     uint64_t super_offset);
 Result<SuperblockBytes> encode_v0_90(const MemberMetadata& member);
 bool looks_like_v0_90(std::span<const std::byte> bytes);
+
+Result<MemberMetadata> decode_dm_raid(std::span<const std::byte> bytes, uint64_t device_size);
+Result<SuperblockBytes> encode_dm_raid(const MemberMetadata& member);
+bool looks_like_dm_raid(std::span<const std::byte> bytes);
 
 // Whether a count of sectors from disk can be a place or size on any device.
 bool possible_sectors(uint64_t sectors);

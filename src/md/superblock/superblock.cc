@@ -35,7 +35,7 @@ Status wrong_field(std::string_view field, uint64_t value, std::string_view expe
 std::string_view version_name(SuperblockVersion version) {
   for (const VersionName& entry : version_names)
     if (entry.version == version) return entry.name;
-  return "?";
+  return "dm-raid";  // which nobody chooses by its name
 }
 
 Result<SuperblockVersion> parse_version(std::string_view name) {
@@ -51,6 +51,8 @@ std::optional<uint64_t> superblock_offset(SuperblockVersion version, uint64_t de
     if (device_size < 128 * KiB) return std::nullopt;
     return round_down(device_size, 64 * KiB) - 64 * KiB;
   }
+  if (version == SuperblockVersion::dm_raid)
+    return device_size < superblock_size ? std::nullopt : std::optional<uint64_t>(0);
   if (device_size < 24 * sector_size) return std::nullopt;
   switch (version) {
     case SuperblockVersion::v1_0:
@@ -63,6 +65,7 @@ std::optional<uint64_t> superblock_offset(SuperblockVersion version, uint64_t de
 }
 
 uint32_t max_devices(SuperblockVersion version) {
+  if (version == SuperblockVersion::dm_raid) return most_dm_raid_devices;
   return version == SuperblockVersion::v0_90 ? 27 : max_slots;
 }
 
@@ -77,6 +80,8 @@ Uuid ArrayMetadata::bitmap_uuid() const {
 
 uint64_t MemberMetadata::bitmap_room() const {
   if (array.version == SuperblockVersion::v0_90) return 60 * KiB;
+  if (array.version == SuperblockVersion::dm_raid)
+    return metadata_size - std::min(metadata_size, bitmap_position());
   uint64_t start = bitmap_position();
   // What comes next after the bitmap: the superblock, the bad-block log or the data. After a 1.0
   // superblock md counts on the rest of its 4 KiB only.
@@ -89,6 +94,7 @@ uint64_t MemberMetadata::bitmap_room() const {
 }
 
 bool looks_like_superblock(SuperblockVersion version, std::span<const std::byte> bytes) {
+  if (version == SuperblockVersion::dm_raid) return looks_like_dm_raid(bytes);
   return version == SuperblockVersion::v0_90 ? looks_like_v0_90(bytes) : looks_like_v1(bytes);
 }
 
@@ -105,17 +111,21 @@ Result<MemberMetadata> decode_superblock(SuperblockVersion version,
     return fail(
         Error::make(ENODATA, fmt::format("no md superblock of version {}", version_name(version))));
   bytes = bytes.first(superblock_size);
+  if (version == SuperblockVersion::dm_raid) return decode_dm_raid(bytes, device_size);
   return version == SuperblockVersion::v0_90 ? decode_v0_90(bytes, device_size, *offset)
                                              : decode_v1(version, bytes, device_size, *offset);
 }
 
 Result<SuperblockBytes> encode_superblock(const MemberMetadata& member) {
+  if (member.array.version == SuperblockVersion::dm_raid) return encode_dm_raid(member);
   return member.array.version == SuperblockVersion::v0_90 ? encode_v0_90(member)
                                                           : encode_v1(member);
 }
 
 size_t superblock_write_size(const MemberMetadata& member) {
-  if (member.array.version == SuperblockVersion::v0_90) return superblock_size;
+  if (member.array.version == SuperblockVersion::v0_90 ||
+      member.array.version == SuperblockVersion::dm_raid)
+    return superblock_size;
   size_t entries = std::max<size_t>(member.roles_room, member.array.roles.size());
   return std::min<size_t>(superblock_size, round_up(256 + 2 * entries, sector_size));
 }
