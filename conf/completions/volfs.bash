@@ -87,7 +87,7 @@ _volfs_flags() {
       --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --yes --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
-      --permission --addtag --alloc --yes --force --json" ;;
+      --permission --addtag --deltag --alloc --yes --force --json" ;;
     map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
     where) words="--image --json" ;;
     top) words="--delay --count --json" ;;
@@ -103,7 +103,7 @@ _volfs_flags() {
 _volfs_subcommands() {
   case $1 in
     map) echo "create load clear suspend resume remove rename message table status" ;;
-    lv) echo "create extend reduce remove rename activate deactivate" ;;
+    lv) echo "create extend reduce remove rename change activate deactivate" ;;
     array) echo "create assemble fail remove add replace check repair idle frozen wait stop mdstat" ;;
     snapshot) echo "create remove merge wait status" ;;
     image) echo "add remove" ;;

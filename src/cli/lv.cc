@@ -19,7 +19,7 @@ struct LvArguments {
   std::string path, name, size, extents, type, stripe_size, region_size, origin, chunk_size, alloc,
       permission, to;
   unsigned stripes = 0, mirrors = 0;
-  std::vector<std::string> pvs, tags;
+  std::vector<std::string> pvs, tags, untagged;
   bool force = false, yes = false;
 };
 
@@ -111,6 +111,12 @@ void add_place(CLI::App& command, LvArguments& arguments) {
       ->check(CLI::IsMember({"inherit", "normal", "contiguous", "cling", "anywhere"}));
 }
 
+void add_attributes(CLI::App& command, LvArguments& arguments) {
+  command.add_option("-p,--permission", arguments.permission, "r or rw")
+      ->check(CLI::IsMember({"r", "rw"}));
+  command.add_option("--addtag", arguments.tags, "a tag")->allow_extra_args(false);
+}
+
 void add_create(CLI::App& command, LvArguments& arguments) {
   add_amount(command, arguments);
   add_place(command, arguments);
@@ -126,9 +132,7 @@ void add_create(CLI::App& command, LvArguments& arguments) {
   command.add_option("-s,--snapshot", arguments.origin,
                      "make a snapshot of this volume of the group");
   command.add_option("-c,--chunksize", arguments.chunk_size, "of a snapshot; KiB without a unit");
-  command.add_option("-p,--permission", arguments.permission, "r or rw")
-      ->check(CLI::IsMember({"r", "rw"}));
-  command.add_option("--addtag", arguments.tags, "a tag")->allow_extra_args(false);
+  add_attributes(command, arguments);
 }
 
 Result<json> amount_body(const LvArguments& given) {
@@ -149,6 +153,15 @@ Status may_lose_data(const LvArguments& given, std::string_view what, std::strin
   if (const auto found = contents_of(target.mountpoint, {target.volume}); found && !found->empty())
     lost += fmt::format(" ({})", found->front());
   return may_lose({lost}, question, false);
+}
+
+Result<json> change_body(const LvArguments& given) {
+  json body = json::object();
+  if (!given.tags.empty()) body["add_tags"] = given.tags;
+  if (!given.untagged.empty()) body["remove_tags"] = given.untagged;
+  put_text(body, "permission", given.permission);
+  if (body.empty()) return fail_invalid("expected --addtag, --deltag or --permission");
+  return body;
 }
 
 Result<json> nothing(const LvArguments&) {
@@ -202,6 +215,11 @@ void add_lv(CLI::App& app, Session& session) {
       [](const LvArguments& given) -> Result<json> { return json{{"to", given.to}}; })
       ->add_option("NEWNAME", arguments->to)
       ->required();
+  auto* change =
+      add("change", "change a volume's tags and permission",
+          "  volfs lv change /mnt/vg0/data --addtag backup --permission r\n", change_body);
+  add_attributes(*change, *arguments);
+  change->add_option("--deltag", arguments->untagged, "a tag that goes")->allow_extra_args(false);
   add("activate", "show a volume again", "  volfs lv activate /mnt/vg0/data\n", nothing);
   add("deactivate", "take a volume's file away; the disks stay as they are",
       "  volfs lv deactivate /mnt/vg0/data\n", nothing);

@@ -159,6 +159,23 @@ Result<json> rename_lv(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> change_lv(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  engine::VolumeGroup::Changes changes;
+  VOLFS_TRY_ASSIGN(changes.add_tags, fields.texts("add_tags"));
+  VOLFS_TRY_ASSIGN(changes.remove_tags, fields.texts("remove_tags"));
+  VOLFS_TRY_ASSIGN(const std::string permission, fields.text_or("permission", ""));
+  if (!permission.empty()) {
+    if (permission != "r" && permission != "rw")
+      return fail_invalid(fmt::format("'permission' is '{}'; expected r or rw", permission));
+    changes.writable = permission == "rw";
+  }
+  if (changes.add_tags.empty() && changes.remove_tags.empty() && !changes.writable)
+    return fail_invalid("expected one of 'add_tags', 'remove_tags' and 'permission'");
+  VOLFS_TRY(target.group->change(target.volume, changes));
+  return json();
+}
+
 template <bool active>
 Result<json> set_active(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
@@ -176,6 +193,8 @@ constexpr std::array lv_rows{
     RequestType{"lv.reduce", "lv:name,size:text?,extents:text?,force:flag?", reduce},
     RequestType{"lv.remove", "lv:name,snapshots:flag?", remove_lv},
     RequestType{"lv.rename", "lv:name,to:name", rename_lv},
+    RequestType{"lv.change", "lv:name,add_tags:list?,remove_tags:list?,permission:text?",
+                change_lv},
     RequestType{"lv.activate", "lv:name", set_active<true>},
     RequestType{"lv.deactivate", "lv:name", set_active<false>},
 };

@@ -305,6 +305,24 @@ Status VolumeGroup::rename(std::string_view volume, std::string_view to) {
       [&](lvm::VolumeGroup& next, uint32_t lv) { return lvm::rename_volume(next, lv, to); });
 }
 
+Status VolumeGroup::change(std::string_view volume, const Changes& changes) {
+  const Turn turn(*this);
+  const auto apply = [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
+    // Taken away first, as lvm2 does.
+    for (const std::string& tag : changes.remove_tags) lvm::drop(next.lvs[lv].tags, tag);
+    for (const std::string& tag : changes.add_tags) VOLFS_TRY(lvm::add_tag(next.lvs[lv].tags, tag));
+    return changes.writable ? lvm::set_writable(next, lv, *changes.writable) : Status();
+  };
+  if (const auto lv = model_.find_lv(volume)) {
+    lvm::VolumeGroup trial = model_;
+    VOLFS_TRY(apply(trial, *lv));
+    if (trial.lvs[*lv].tags == model_.lvs[*lv].tags &&
+        trial.lvs[*lv].writable() == model_.lvs[*lv].writable())
+      return {};
+  }
+  return edit_volume(volume, fmt::format("volfs lv change {}/{}", setup_.name, volume), apply);
+}
+
 Status VolumeGroup::set_active(std::string_view volume, bool active) {
   const Turn turn(*this);
   const auto lv = model_.find_lv(volume);

@@ -113,6 +113,32 @@ def test_what_is_in_use_stays(lab):
     holds(not vg.exists(), "origin and snapshot are gone")
 
 
+def attributes(lab, name):
+    return next((lv["tags"], lv["writable"]) for lv in lab.status()["volume_groups"][0]["logical_volumes"] if lv["name"] == name)
+
+
+def test_tags_and_permission_change_while_a_volume_is_open(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4", "--addtag", "old")
+    with open(vg / "a", "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"x" * 512, 0)
+        volfs("lv", "change", vg / "a", "--addtag", "new", "--deltag", "old", "--permission", "r")
+        equal(attributes(lab, "a"), (["new"], False), "changed")
+        lab_module.raises(30, os.pwrite, file.fileno(), b"y" * 512, 0)
+        equal(os.pread(file.fileno(), 1, 0), b"x", "what it reads")
+        number = lab.status()["volume_groups"][0]["seqno"]
+        volfs("lv", "change", vg / "a", "--addtag", "new", "--deltag", "never", "-p", "r")
+        equal(lab.status()["volume_groups"][0]["seqno"], number, "nothing was to be changed")
+        volfs("lv", "change", vg / "a", "-p", "rw")
+        os.pwrite(file.fileno(), b"y" * 512, 0)
+    for words, said in ((("--addtag", "a b"), "no tag"), ((), "expected --addtag"), (("-p", "w"), "w not in")):
+        text = stderr_of(VOLFS, "lv", "change", vg / "a", *words, status=1 if words[:1] == ("--addtag",) else 2)
+        holds(said in text, f"{words}: {text}")
+    lab.umount()
+    lab.mount(lab.path / "lab.yaml")
+    equal(attributes(lab, "a"), (["new"], True), "after a new mount")
+
+
 def test_snapshots_from_outside_keep_a_volume(lab):
     vg = mounted(lab)
     volfs("lv", "create", vg / "a", "-L", "4")

@@ -31,6 +31,7 @@ END
 vgck vg0
 lvs -a --noheadings -o lv_name,lv_size --units k --nosuffix vg0
 """
+ATTRIBUTES = "lvs --noheadings --separator : -o lv_name,lv_tags,lv_permissions vg0"
 
 
 def lv(lab, command, volume, *words):
@@ -59,6 +60,9 @@ def make_volumes(lab):
     lv(lab, "rename", "tight", "narrow")
     lv(lab, "create", "spare", "-l", "10%FREE")
     lv(lab, "reduce", "spare", "-l", "3", "--yes")
+    lv(lab, "change", "wide", "--addtag", "y", "--addtag", "z", "--deltag", "x", "--deltag", "none")
+    lv(lab, "change", "narrow", "--permission", "rw")
+    lv(lab, "change", "spare", "-p", "r", "--addtag", "done")
 
 
 def test_lvm2_and_volfs_take_turns(lab):
@@ -71,8 +75,11 @@ def test_lvm2_and_volfs_take_turns(lab):
     sums = {volume: device_io.sha256(lab.mnt / volume) for volume in volumes}
     live = {what: lvm_lab.rows_of(lab.text(what)) for what in ("table", "status")}
     lab.umount()
-    found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0", volumes, ATTACH)
+    found = lvm_lab.in_guest(lab, f"vgck vg0; vgchange -q -q -ay vg0; {ATTRIBUTES}", volumes, ATTACH)
     equal(found["sums"], sums, "volumes as volfs left them")
+    lines = [line.strip() for line in found["output"].splitlines()]
+    for line in ("wide:y,z:writeable", "narrow::writeable", "spare:done:read-only", "root::writeable"):
+        holds(line in lines, f"{line} is not what lvm2 says:\n{found['output']}")
     names = [(f"{name}.img", name) for name in DISKS]
     for what, rows in live.items():
         equal(rows, lvm_lab.rows_of(found[what], names), f"{what}: what was loaded step by step")

@@ -79,6 +79,13 @@ class VolumeGroup {
   // EBUSY with the users' names.
   Status remove(std::string_view volume, bool with_snapshots);
   Status rename(std::string_view volume, std::string_view to);
+  // What lvchange changes of a volume. What it has already is left as it is; without any difference
+  // nothing is written.
+  struct Changes {
+    std::vector<std::string> add_tags, remove_tags;
+    std::optional<bool> writable;
+  };
+  Status change(std::string_view volume, const Changes& changes);
   // Without changing the metadata. Snapshots follow their origin.
   Status set_active(std::string_view volume, bool active);
 
