@@ -69,7 +69,7 @@ class Mount:
         finally:
             os.close(control)
 
-    def request(self, name, **keys):
+    def request(self, name, /, **keys):
         """Sends a request and returns its result; raises Error. Keys that are None are left out."""
         body = {"request": name}
         body.update((key, value) for key, value in keys.items() if value is not None)

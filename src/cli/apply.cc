@@ -24,15 +24,17 @@ struct ApplyArguments {
 
 // Steps on volumes that somebody has open cannot be done: who it is becomes a problem.
 void check_users(const std::string& mountpoint, ApplyPlan& plan) {
-  for (const ApplyStep& step : plan.steps) {
-    if (step.volume.empty()) continue;
-    const auto answer = request(mountpoint, {{"request", "volume.users"}, {"volume", step.volume}});
+  std::vector<std::string> volumes;
+  for (const ApplyStep& step : plan.steps)
+    volumes.insert(volumes.end(), step.volumes.begin(), step.volumes.end());
+  for (const std::string& volume : volumes) {
+    const auto answer = request(mountpoint, {{"request", "volume.users"}, {"volume", volume}});
     if (!answer || answer->value("open", 0U) == 0) continue;
     std::string users;
     for (const json& user : (*answer)["users"])
       users += fmt::format("{}{} (pid {})", users.empty() ? ": " : ", ", user.value("command", ""),
                            user.value("pid", 0));
-    plan.problems.push_back(fmt::format("{}: in use{}", step.volume, users));
+    plan.problems.push_back(fmt::format("{}: in use{}", volume, users));
   }
 }
 
@@ -44,10 +46,13 @@ void print_plan(const ApplyPlan& plan) {
     fmt::print("{}\n", coloured(fmt::format("{} {}", step.mark, step.text), colour));
   }
   std::fflush(stdout);
+}
+
+void print_problems(const ApplyPlan& plan) {
   for (const std::string& problem : plan.problems) fmt::print(stderr, "volfs: {}\n", problem);
 }
 
-json to_json(const ApplyPlan& plan, bool done) {
+json plan_json(const ApplyPlan& plan, bool done) {
   json steps = json::array();
   for (const ApplyStep& step : plan.steps)
     steps.push_back({{"mark", std::string(1, step.mark)},
@@ -55,6 +60,14 @@ json to_json(const ApplyPlan& plan, bool done) {
                      {"loses_data", step.loses_data},
                      {"requests", step.requests}});
   return {{"steps", std::move(steps)}, {"problems", plan.problems}, {"done", done}};
+}
+
+// The plan is told of a failure, too, in the one object there is.
+void tell(const ApplyPlan& plan, bool done, Session& session) {
+  json all = plan_json(plan, done);
+  if (session.failure) all["error"] = to_json(*session.failure);
+  session.failure.reset();
+  print_json(all);
 }
 
 // A step is done whole or, where it began to be, undone: a loaded table that cannot be swapped in
@@ -99,11 +112,7 @@ Status permitted(const ApplyArguments& arguments, const ApplyPlan& plan) {
 
 void apply(const ApplyArguments& arguments, Session& session) {
   const auto definition = load_definition(arguments.definition);
-  if (!definition) {
-    fmt::print(stderr, "{}", definition.error());
-    session.status = exit_usage;
-    return;
-  }
+  if (!definition) return session.fail_lines(definition.error(), exit_usage);
   const auto target = find_target(arguments.mountpoint);
   if (!target) return session.fail(target.error());
   const std::string& mountpoint = target->mountpoint;
@@ -119,17 +128,19 @@ void apply(const ApplyArguments& arguments, Session& session) {
   check_users(mountpoint, plan);
   const bool nothing = plan.steps.empty() && plan.problems.empty();
   if (!session.json) print_plan(plan);
+  print_problems(plan);
   if (!session.json && nothing) fmt::print("nothing to do\n");
   bool done = false;
   if (!plan.problems.empty()) {
     session.status = exit_failed;
+    session.failure = {EOPNOTSUPP, plan.problems.front(), ""};
   } else if (!arguments.dry_run && !nothing) {
     Status result = permitted(arguments, plan);
     if (result) result = carry_out_all(mountpoint, plan);
     if (!result) session.fail(result.error());
     done = result.has_value();
   }
-  if (session.json) print_json(to_json(plan, done || nothing));
+  if (session.json) tell(plan, done || nothing, session);
 }
 
 }  // namespace

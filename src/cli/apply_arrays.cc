@@ -4,7 +4,6 @@
 
 #include "apply_planner.h"
 #include "display.h"
-#include "volfs/md/array.h"
 
 namespace volfs::cli {
 namespace {
@@ -35,14 +34,7 @@ void Planner::plan(const config::Array& array) {
   for (const json& member : (*now)["array"]["members"]) there.insert(member.value("device", ""));
   const std::string device = now->value("name", name);
   plan_replacements(array, *now, wanted, there);
-  if (const auto& running = (*now)["array"]; running.contains("sync_speed_min"))
-    if (const json body = speeds(array);
-        body["min"] != running["sync_speed_min"] || body["max"] != running["sync_speed_max"])
-      step('~',
-           fmt::format("array {}: synced by {} to {} a second", name,
-                       short_bytes(body["min"].get<double>()),
-                       short_bytes(body["max"].get<double>())),
-           {body});
+  plan_speeds(array, (*now)["array"]);
   for (const std::string& member : wanted)
     if (!there.contains(member))
       step('+', fmt::format("array {}: member {} (what is on it is overwritten)", name, member),
@@ -82,11 +74,23 @@ void Planner::plan_replacements(const config::Array& array, const json& now,
 }
 
 json Planner::speeds(const config::Array& array) {
-  const md::ArrayOptions usual;
-  return {{"request", "array.speed"},
-          {"array", array.name.value},
-          {"min", array.sync_speed_min ? array.sync_speed_min->value : usual.sync_speed_min},
-          {"max", array.sync_speed_max ? array.sync_speed_max->value : usual.sync_speed_max}};
+  json body{{"request", "array.speed"}, {"array", array.name.value}};
+  if (array.sync_speed_min) body["min"] = array.sync_speed_min->value;
+  if (array.sync_speed_max) body["max"] = array.sync_speed_max->value;
+  return body;
+}
+
+void Planner::plan_speeds(const config::Array& array, const json& running) {
+  const json body = speeds(array);
+  const auto wanted = [&](const char* key, const char* now) {
+    return body.value(key, running.value(now, uint64_t{0}));
+  };
+  const uint64_t min = wanted("min", "sync_speed_min"), max = wanted("max", "sync_speed_max");
+  if (min == running["sync_speed_min"] && max == running["sync_speed_max"]) return;
+  step('~',
+       fmt::format("array {}: synced by {} to {} a second", array.name.value,
+                   short_bytes(static_cast<double>(min)), short_bytes(static_cast<double>(max))),
+       {body});
 }
 
 void Planner::plan_assembly(const config::Array& array) {
@@ -98,8 +102,11 @@ void Planner::plan_assembly(const config::Array& array) {
   for (const auto* list : {&array.devices, &array.spares})
     for (const config::ArrayDevice& each : *list)
       if (!each.missing) body["devices"].push_back(each.device.value);
+  body["activate"] = false;  // the definition says which groups there are
+  std::vector<json> requests{body};
+  if (array.sync_speed_min || array.sync_speed_max) requests.push_back(speeds(array));
   step('+', fmt::format("array {}: of {} devices", array.name.value, body["devices"].size()),
-       {std::move(body), speeds(array)});
+       std::move(requests));
 }
 
 }  // namespace volfs::cli

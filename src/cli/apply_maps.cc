@@ -94,14 +94,14 @@ void Planner::plan(const config::Map& map) {
   const bool front_differs = front && front->value("size", uint64_t{0}) != size;
   if (same && !front_differs) return;
   try_table(map);
-  ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, ""};
+  ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, {}};
   if (size != before)
     step.text += fmt::format(", {} instead of {}", short_bytes(static_cast<double>(size)),
                              short_bytes(static_cast<double>(before)));
   if (size < before) {
     step.text += " (what is behind the new end is out of reach)";
     step.loses_data = true;
-    step.volume = now->value("volume", "");
+    if (now->contains("volume")) step.volumes.push_back((*now)["volume"]);
   }
   if (front && size < before)
     return problem(fmt::format(
@@ -161,6 +161,26 @@ void Planner::check_same(const config::Snapshot& snapshot, const json& now) {
   differs("origin", origin, snapshot.origin.value);
   differs("chunk size in sectors", row[6],
           fmt::format("{}", snapshot.chunk_size.value / sector_size));
+  const char* const persistence = !snapshot.persistent.value ? "N"
+                                  : snapshot.overflow.value  ? "PO"
+                                                             : "P";
+  differs("persistence", row[5], persistence);
+  if (row[5].empty()) return;
+  const auto flag = [](bool set) { return std::string(set ? "true" : "false"); };
+  const std::string table = now["map"].value("table", "");
+  for (const auto& [key, wanted] :
+       {std::pair{"discard_zeroes_cow", snapshot.discard_zeroes_cow.value},
+        std::pair{"discard_passdown_origin", snapshot.discard_passdown_origin.value}})
+    differs(key, flag(table.find(key) != std::string::npos), flag(wanted));
+  differs("readonly", flag(now.value("read_only", false)),
+          flag(read_only_ || snapshot.readonly.value));
+  if (snapshot.cow_device.value != row[4] && !snapshot.cow_image)
+    differs("cow", row[4], snapshot.cow_device.value);
+  const auto store = running_.find(name + "-cow");
+  if (!snapshot.cow_image || store == running_.end()) return;
+  const std::string wanted = absolute(directory_, snapshot.cow_image->path.value);
+  const std::string path = store->second->value("path", wanted);
+  if (!same_file(path, wanted)) differs("cow", path, wanted);
 }
 
 }  // namespace volfs::cli

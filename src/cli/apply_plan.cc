@@ -12,12 +12,12 @@ namespace {
 
 using nlohmann::json;
 
+}  // namespace
+
 bool same_file(const std::string& one, const std::string& other) {
   const auto identity = FileIdentity::at(one);
   return identity ? identity == FileIdentity::at(other) : one == other;
 }
-
-}  // namespace
 
 std::string absolute(const std::string& directory, const std::string& path) {
   return path.starts_with('/') ? path : directory + "/" + path;
@@ -62,10 +62,10 @@ ApplyPlan Planner::run() {
         break;
     }
   }
-  check_groups();
   for (std::string& text : fixed_differences(definition_, status_)) problem(std::move(text));
+  note_leaving();
   // What is on top goes first.
-  for (auto name = order_.rbegin(); name != order_.rend(); ++name) plan_removal(*name);
+  for (auto name = order_.rbegin(); name != order_.rend(); ++name) pass(*name);
   return std::move(plan_);
 }
 
@@ -101,20 +101,35 @@ void Planner::plan(const config::Image& image) {
     if (image.partition) body["partition"] = image.partition->value;
     if (image.offset.value > 0) body["offset"] = image.offset.value;
     if (image.length) body["length"] = image.length->value;
+    if (image.pad) body["pad"] = image.pad->value;
+    body["activate"] = false;  // the definition says which groups there are
     step('+', fmt::format("image {}: {}", image.name.value, path), {std::move(body)});
     return;
   }
   if (!is(*now, "image", image.name.value)) return;
-  if (!same_file(now->value("path", ""), path))
+  const std::string before =
+      now->contains("given") ? (*now)["given"].value("path", "") : now->value("path", "");
+  if (!same_file(before, path))
     problem(fmt::format("image {}: is {} on the mount; remove it or mount anew to make it {}",
-                        image.name.value, now->value("path", ""), path));
-  else if (now->value("read_only", false) != (read_only_ || image.readonly.value))
-    problem(fmt::format("image {}: readonly cannot change on a running mount", image.name.value));
+                        image.name.value, before, path));
+}
+
+void Planner::pass(const std::string& name) {
+  const auto at = running_.find(name);
+  if (at == running_.end() || !passed_.insert(name).second) return;
+  for (const auto& user : at->second->value("users", std::vector<std::string>())) pass(user);
+  // A group has all its devices, whether volumes lie on them or not.
+  for (const auto& [group, left] : leaving_)
+    if (is_pv_of(name, group))
+      for (const auto& [each, device] : running_)
+        if (device->value("kind", "") == "lv") pass(each);
+  plan_removal(name);
 }
 
 void Planner::plan_removal(const std::string& name) {
   const json& device = *running_.at(name);
   const std::string kind = device.value("kind", "");
+  if (kind == "lv") return plan_leaving(device);
   if (known_.contains(name) || device.value("internal", false)) return;
   // The store that a snapshot has to itself goes with it.
   if (constexpr std::string_view store = "-cow"; kind == "image" && name.ends_with(store)) {

@@ -17,7 +17,7 @@ struct ApplyStep {
   std::string text;                      // "map scratch: 8 MiB"
   std::vector<nlohmann::json> requests;  // in this order
   bool loses_data = false;               // what is stored may be gone afterwards
-  std::string volume;                    // nobody may have it open; empty: does not matter
+  std::vector<std::string> volumes;      // nobody may have them open
 };
 
 struct ApplyPlan {

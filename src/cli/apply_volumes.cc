@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What becomes of volume groups and their volumes.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 
 #include "apply_planner.h"
 #include "display.h"
@@ -13,70 +13,240 @@ namespace {
 
 using nlohmann::json;
 
-}  // namespace
-
-void Planner::check_groups() {
-  std::set<std::string> groups;
-  for (const config::VolumeGroup& group : definition_.volume_groups)
-    groups.insert(group.name.value);
-  for (const auto& [name, device] : running_) {
-    if (device->value("kind", "") != "lv") continue;
-    const std::string path = device->value("volume", "");
-    const std::string group = path.substr(0, path.find('/'));
-    if (!path.empty() && groups.insert(group).second)
-      problem(
-          fmt::format("volume group {}: is on the mount and not in the definition; a group "
-                      "cannot leave a running mount",
-                      group));
-  }
+std::set<std::string> texts_of(const std::vector<config::Text>& list) {
+  std::set<std::string> texts;
+  for (const config::Text& each : list) texts.insert(each.value);
+  return texts;
 }
 
-void Planner::plan(const config::VolumeGroup& group) {
-  const std::string prefix = group.name.value + "/";
-  std::map<std::string, const json*> there;
-  for (const auto& [name, device] : running_)
-    if (const std::string path = device->value("volume", ""); path.starts_with(prefix))
-      there[path] = device;
-  std::set<std::string> wanted;
-  for (const config::LogicalVolume& volume : group.logical_volumes) {
-    const std::string path = prefix + volume.name.value;
-    wanted.insert(path);
-    const auto now = there.find(path);
-    if (now != there.end() && !volume.active.value)
-      step('-', fmt::format("lv {}: its file (the volume stays)", path),
-           {{{"request", "lv.deactivate"}, {"lv", path}}}, false, path);
-    else if (now != there.end())
-      plan_resize(path, *now->second, volume, extent_of(group));
-    else if (is_on_disk(group, volume) && volume.active.value)
-      step('+', fmt::format("lv {}: its file", path), {{{"request", "lv.activate"}, {"lv", path}}});
-    else if (!is_on_disk(group, volume) && volume.active.value && !volume.hidden.value)
-      step('+', fmt::format("lv {}: {}", path, to_string(volume.type.value)),
-           {creation(path, volume)});
-  }
-  if (!group.volumes_listed) return;
-  for (const auto& [path, device] : there)
-    if (!wanted.contains(path))
-      step('-', fmt::format("lv {} (its data is lost)", path),
-           {{{"request", "lv.remove"}, {"lv", path}}}, true, path);
+std::string listed(const std::set<std::string>& words) {
+  return words.empty() ? "none" : fmt::format("{}", fmt::join(words, ", "));
 }
 
-const json* Planner::running_group(const config::VolumeGroup& group) const {
-  for (const json& each : groups_)
-    if (each.value("name", "") == group.name.value) return &each;
+const json* volume_in(const json& group, const std::string& name) {
+  for (const json& each : group["logical_volumes"])
+    if (each.value("name", "") == name) return &each;
   return nullptr;
 }
 
-uint64_t Planner::extent_of(const config::VolumeGroup& group) const {
-  const json* running = running_group(group);
-  return running ? running->value("extent_size", uint64_t{1}) : group.extent_size.value;
+// The group that a device of a logical volume belongs to, by the uuid that lvm2 gives it.
+bool belongs_to(const json& device, const json& group) {
+  std::string prefix = "LVM-";
+  for (const char c : group.value("uuid", ""))
+    if (c != '-') prefix += c;
+  return device.value("kind", "") == "lv" && device.value("uuid", "").starts_with(prefix);
 }
 
-bool Planner::is_on_disk(const config::VolumeGroup& group,
-                         const config::LogicalVolume& volume) const {
+}  // namespace
+
+const char* word_of(config::Activation activation) {
+  switch (activation) {
+    case config::Activation::complete:
+      return "complete";
+    case config::Activation::degraded:
+      return "degraded";
+    case config::Activation::partial:
+      break;
+  }
+  return "partial";
+}
+
+const char* word_of(config::Allocation policy) {
+  switch (policy) {
+    case config::Allocation::inherit:
+      return "inherit";
+    case config::Allocation::normal:
+      return "normal";
+    case config::Allocation::contiguous:
+      return "contiguous";
+    case config::Allocation::cling:
+      return "cling";
+    case config::Allocation::anywhere:
+      break;
+  }
+  return "anywhere";
+}
+
+void Planner::plan(const config::VolumeGroup& group) {
+  const json* running = running_group(group.name.value);
+  if (!running) return plan_coming(group);
+  plan_devices(group, *running);
+  for (const config::LogicalVolume& volume : group.logical_volumes) plan(group, *running, volume);
+  if (!group.volumes_listed) return;
+  std::set<std::string> wanted;
+  for (const config::LogicalVolume& volume : group.logical_volumes)
+    wanted.insert(volume.name.value);
+  for (const json& each : (*running)["logical_volumes"]) {
+    const std::string name = each.value("name", "");
+    if (wanted.contains(name)) continue;
+    const std::string path = group.name.value + "/" + name;
+    step('-', fmt::format("lv {} (its data is lost)", path),
+         {{{"request", "lv.remove"}, {"lv", path}}}, true, path);
+  }
+}
+
+void Planner::plan_coming(const config::VolumeGroup& group) {
+  const std::string& name = group.name.value;
+  json body{{"request", "vg.activate"},
+            {"vg", name},
+            {"devices", json::array()},
+            {"activation", word_of(group.activation.value)}};
+  for (const config::PhysicalVolume& pv : group.physical_volumes)
+    body["devices"].push_back(pv.device.value);
+  if (group.readonly.value) body["readonly"] = true;
+  for (const config::LogicalVolume& volume : group.logical_volumes) {
+    if (!volume.active.value) body["inactive"].push_back(volume.name.value);
+    if (volume.hidden.value) body["hidden"].push_back(volume.name.value);
+  }
+  std::string text =
+      fmt::format("volume group {}: on {} (with the volumes that its devices tell of)", name,
+                  fmt::join(body["devices"].get<std::vector<std::string>>(), ", "));
+  step('+', std::move(text), {std::move(body)});
+}
+
+void Planner::plan_devices(const config::VolumeGroup& group, const json& running) {
+  const std::string& name = group.name.value;
+  std::set<std::string> there, wanted;
+  bool misses = false;
+  for (const json& pv : running["physical_volumes"]) {
+    if (pv["device"].is_string())
+      there.insert(pv["device"]);
+    else
+      misses = true;
+  }
+  std::vector<std::string> coming;
+  for (const config::PhysicalVolume& pv : group.physical_volumes) {
+    wanted.insert(pv.device.value);
+    if (!there.contains(pv.device.value)) coming.push_back(pv.device.value);
+  }
+  for (const std::string& device : there)
+    if (!wanted.contains(device))
+      problem(
+          fmt::format("volume group {}: {} is a physical volume of it and not in the "
+                      "definition; only lvm2 takes one away (vgreduce)",
+                      name, device));
+  if (coming.empty()) return;
+  const std::string list = fmt::format("{}", fmt::join(coming, ", "));
+  if (!misses)
+    return problem(
+        fmt::format("volume group {}: {} of the definition is no physical volume of "
+                    "it; only lvm2 adds one (vgextend)",
+                    name, list));
+  step('~', fmt::format("volume group {}: with {}, which it misses", name, list),
+       {{{"request", "vg.activate"}, {"vg", name}, {"devices", coming}}});
+}
+
+void Planner::plan(const config::VolumeGroup& group, const json& running,
+                   const config::LogicalVolume& volume) {
+  const std::string path = group.name.value + "/" + volume.name.value;
+  const json* on_disk = volume_in(running, volume.name.value);
+  if (!on_disk) {
+    if (volume.hidden.value)
+      return problem(
+          fmt::format("lv {}: is hidden and not on the disks; `volfs create` makes it, "
+                      "which takes a new mount",
+                      path));
+    if (volume.active.value)
+      step('+', fmt::format("lv {}: {}", path, to_string(volume.type.value)),
+           {creation(path, volume)});
+    else
+      problem(
+          fmt::format("lv {}: is neither active nor on the disks; `volfs create` makes it, "
+                      "which takes a new mount",
+                      path));
+    return;
+  }
+  plan_changes(path, *on_disk, volume);
+  plan_resize(path, *on_disk, volume, running.value("extent_size", uint64_t{1}));
+  plan_file(group, path, *on_disk, volume);
+}
+
+bool Planner::is_shown(const std::string& path) const {
+  return std::ranges::any_of(
+      running_, [&](const auto& each) { return each.second->value("volume", "") == path; });
+}
+
+void Planner::plan_file(const config::VolumeGroup& group, const std::string& path, const json& now,
+                        const config::LogicalVolume& volume) {
+  const bool shown = is_shown(path);
+  const bool wanted = volume.active.value;
+  if (now.contains("origin")) {
+    const std::string origin = now.value("origin", "");
+    const bool goes = std::ranges::any_of(group.logical_volumes, [&](const auto& each) {
+      return each.name.value == origin && !each.active.value;
+    });
+    const bool comes = !is_shown(group.name.value + "/" + origin) && wanted;
+    if (shown != wanted && !goes && !comes)
+      problem(fmt::format("lv {}: a snapshot comes and goes with its origin, {}", path, origin));
+    return;
+  }
+  if (shown && !wanted)
+    step('-', fmt::format("lv {}: its file (the volume stays)", path),
+         {{{"request", "lv.deactivate"}, {"lv", path}}}, false, path);
+  else if (!shown && wanted && !now.value("hidden", false))
+    step('+', fmt::format("lv {}: its file", path), {{{"request", "lv.activate"}, {"lv", path}}});
+}
+
+void Planner::plan_changes(const std::string& path, const json& now,
+                           const config::LogicalVolume& volume) {
+  json body{{"request", "lv.change"}, {"lv", path}};
+  std::string text;
+  const auto there = now["tags"].get<std::set<std::string>>();
+  const auto wanted = volume.tags_listed ? texts_of(volume.tags) : there;
+  for (const std::string& tag : wanted)
+    if (!there.contains(tag)) body["add_tags"].push_back(tag);
+  for (const std::string& tag : there)
+    if (!wanted.contains(tag)) body["remove_tags"].push_back(tag);
+  if (wanted != there) text = fmt::format("tags {} instead of {}", listed(wanted), listed(there));
+  // What a definition does not say is as it is found.
+  const bool writable = volume.permission.value == config::Permission::read_write;
+  if (volume.permission.at.given() && writable != now["writable"]) {
+    body["permission"] = writable ? "rw" : "r";
+    text += fmt::format("{}{}", text.empty() ? "" : ", ", writable ? "writable" : "read-only");
+  }
+  if (!text.empty()) step('~', fmt::format("lv {}: {}", path, text), {std::move(body)});
+}
+
+const json* Planner::running_group(const std::string& name) const {
+  for (const json& each : groups_)
+    if (each.value("name", "") == name) return &each;
+  return nullptr;
+}
+
+void Planner::note_leaving() {
+  std::set<std::string> wanted;
+  for (const config::VolumeGroup& group : definition_.volume_groups)
+    wanted.insert(group.name.value);
+  for (const json& group : groups_) {
+    const std::string name = group.value("name", "");
+    if (wanted.contains(name)) continue;
+    const auto devices = static_cast<size_t>(std::ranges::count_if(
+        running_, [&](const auto& each) { return belongs_to(*each.second, group); }));
+    if (devices > 0)
+      leaving_[name] = devices;
+    else
+      leave(name);
+  }
+}
+
+bool Planner::is_pv_of(const std::string& device, const std::string& group) const {
   const json* running = running_group(group);
-  return running && std::ranges::any_of((*running)["logical_volumes"], [&](const json& each) {
-           return each.value("name", "") == volume.name.value;
-         });
+  return running && std::ranges::any_of((*running)["physical_volumes"],
+                                        [&](const json& pv) { return pv["device"] == device; });
+}
+
+void Planner::plan_leaving(const json& device) {
+  for (auto& [name, left] : leaving_)
+    if (const json* group = running_group(name); group && belongs_to(device, *group) && --left == 0)
+      leave(name);
+}
+
+void Planner::leave(const std::string& group) {
+  step('-', fmt::format("volume group {}: its files (the volumes stay)", group),
+       {{{"request", "vg.deactivate"}, {"vg", group}}});
+  for (const auto& [name, device] : running_)
+    if (const std::string path = device->value("volume", ""); path.starts_with(group + "/"))
+      plan_.steps.back().volumes.push_back(path);
 }
 
 json Planner::creation(const std::string& path, const config::LogicalVolume& volume) {
@@ -108,6 +278,7 @@ json Planner::creation(const std::string& path, const config::LogicalVolume& vol
        {std::pair{"pvs", &volume.physical_volumes}, std::pair{"tags", &volume.tags}})
     for (const config::Text& each : *list) body[key].push_back(each.value);
   if (volume.permission.value == config::Permission::read_only) body["readonly"] = true;
+  if (volume.alloc.at.given()) body["alloc"] = word_of(volume.alloc.value);
   return body;
 }
 
@@ -115,23 +286,22 @@ void Planner::plan_resize(const std::string& path, const json& now,
                           const config::LogicalVolume& volume, uint64_t extent) {
   config::LvSize size = volume.size.value;
   if (size.unit == config::LvSize::Unit::extents) size = {size.value * extent};
-  if (size.unit != config::LvSize::Unit::bytes || volume.type.value == config::LvType::snapshot)
-    return;
-  const auto before = now.value("size", uint64_t{0});
+  if (size.unit != config::LvSize::Unit::bytes) return;
+  const uint64_t before = now.value("extents", uint64_t{0}) * extent;
   const bool grows = before < size.value;
   const bool shrinks = before >= size.value + extent * std::max(1U, volume.stripes.value);
   if (!grows && !shrinks) return;
-  ApplyStep step{
-      '~',
+  std::string text =
       fmt::format("lv {}: {} instead of {}", path, short_bytes(static_cast<double>(size.value)),
-                  short_bytes(static_cast<double>(before))),
-      {{{"request", grows ? "lv.extend" : "lv.reduce"},
-        {"lv", path},
-        {"size", std::to_string(size.value)}}},
-      shrinks,
-      shrinks ? path : ""};
-  if (shrinks) step.text += " (what is behind the new end is lost)";
-  plan_.steps.push_back(std::move(step));
+                  short_bytes(static_cast<double>(before)));
+  if (shrinks && volume.type.value == config::LvType::snapshot)
+    return problem(text + ": the store of a snapshot does not become smaller");
+  if (shrinks) text += " (what is behind the new end is lost)";
+  step('~', std::move(text),
+       {{{"request", grows ? "lv.extend" : "lv.reduce"},
+         {"lv", path},
+         {"size", std::to_string(size.value)}}},
+       shrinks, shrinks ? path : "");
 }
 
 }  // namespace volfs::cli

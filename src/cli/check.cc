@@ -29,21 +29,13 @@ void tell_as_mounted(nlohmann::json& status, engine::Engine& engine, bool read_o
 
 void check(const std::string& path, Session& session) {
   const auto definition = load_definition(path);
-  if (!definition) {
-    fmt::print(stderr, "{}", definition.error());
-    session.status = exit_usage;
-    return;
-  }
+  if (!definition) return session.fail_lines(definition.error(), exit_usage);
   const std::string directory = directory_of(path);
   const auto missing = engine::missing_images(*definition, directory);
   if (!missing.empty()) {
     // What depends on the sizes of disks cannot be told before they are there.
     const auto plan = engine::plan_creation(*definition, {.directory = directory, .force = true});
-    if (!plan) {
-      fmt::print(stderr, "{}", plan.error().to_string());
-      session.status = exit_usage;
-      return;
-    }
+    if (!plan) return session.fail_lines(plan.error().to_string(), exit_usage);
     if (session.json) {
       print_json({{"missing", missing}});
       return;
@@ -57,11 +49,7 @@ void check(const std::string& path, Session& session) {
   options.read_only = true;
   options.probe = true;
   const auto engine = engine::Engine::assemble(*definition, options);
-  if (!engine) {
-    fmt::print(stderr, "{}", engine.error().to_string());
-    session.status = exit_usage;
-    return;
-  }
+  if (!engine) return session.fail_lines(engine.error().to_string(), exit_usage);
   auto status = nlohmann::json::parse(control::Control(**engine, {}).status_json());
   tell_as_mounted(status, **engine, definition->readonly.value);
   if (session.json)

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,10 +25,23 @@ struct Session {
   bool json = false;
   int verbosity = 0;
 
-  // "volfs: TEXT" to standard error, and the exit status of a failure.
+  // "volfs: TEXT" to standard error, and the exit status of a failure; with --json, main() prints
+  // the first one to standard output at the end.
   void fail(const Error& error, int exit_status = exit_failed);
   void fail(std::string_view text, int exit_status = exit_failed);
+  // The same of text that is complete: lines of "FILE:LINE:COLUMN: ..." or "volfs: ...", each with
+  // its newline. QUIET: it is on standard error already.
+  void fail_lines(std::string_view lines, int exit_status, bool quiet = false);
+
+  struct Failure {
+    int code = 0;
+    std::string message, place;
+  };
+  std::optional<Failure> failure;
 };
+
+// What --json prints of a failure: {"code": "EBUSY", "message": ..., "place": ...}.
+nlohmann::json to_json(const Session::Failure& failure);
 
 // Adds --json to a command.
 void add_json_option(CLI::App& command, Session& session);

@@ -80,6 +80,12 @@ Result<std::string> normalised(const std::string& path) {
   return result + path.substr(slash == std::string::npos ? 0 : slash + 1);
 }
 
+// The commands send one request at a time, all from the main thread.
+std::string& refusal() {
+  static std::string place;
+  return place;
+}
+
 Result<std::string> converse(const std::string& control, const std::string& text) {
   const UniqueFd file(open(control.c_str(), O_RDWR | O_CLOEXEC));
   if (!file) return fail_sys(errno, control);
@@ -116,7 +122,12 @@ Result<Target> find_target(const std::string& path) {
   return Target{mountpoint, volume};
 }
 
+const std::string& place_of_refusal() {
+  return refusal();
+}
+
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body) {
+  refusal().clear();
   const std::string control = mountpoint + "/.volfs/control";
   auto answer = converse(control, body.dump());
   // The kernel remembers names of a mount whose daemon is dead, so this may be the first to tell.
@@ -129,6 +140,7 @@ Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::js
         Error::make(EPROTO, fmt::format("{}: not a reply: '{}'", control, text.substr(0, 200))));
   if (reply["ok"] == true) return reply.value("result", nlohmann::json());
   const auto error = reply.value("error", nlohmann::json::object());
+  refusal() = error.value("place", "");
   return fail(Error::make(error.value("errno", EIO), error.value("message", "unknown error")));
 }
 

@@ -25,6 +25,10 @@ Result<Target> find_target(const std::string& path);
 // one, or the error it tells, with its errno.
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body);
 
+// What the mount said of the place of the last request's error (see volfs.control(5)); empty if
+// that request was carried out, or none was sent.
+const std::string& place_of_refusal();
+
 // What DEVICES of the mount hold that is lost when something else is made of them: "disk3: ext4
 // file system, ..." for each that holds something. Members of the array with the uuid OWN count for
 // none.

@@ -20,18 +20,10 @@ struct CreateArguments {
 
 void create(const CreateArguments& arguments, Session& session) {
   const auto definition = load_definition(arguments.path);
-  if (!definition) {
-    fmt::print(stderr, "{}", definition.error());
-    session.status = exit_usage;
-    return;
-  }
+  if (!definition) return session.fail_lines(definition.error(), exit_usage);
   const auto plan = engine::plan_creation(
       *definition, {.directory = directory_of(arguments.path), .force = arguments.force});
-  if (!plan) {
-    fmt::print(stderr, "{}", plan.error().to_string());
-    session.status = exit_failed;
-    return;
-  }
+  if (!plan) return session.fail_lines(plan.error().to_string(), exit_failed);
   std::vector<std::string> lost;
   for (const engine::CreateStep& step : *plan)
     lost.insert(lost.end(), step.loses.begin(), step.loses.end());

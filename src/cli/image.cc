@@ -21,7 +21,7 @@ using nlohmann::json;
 struct ImageArguments {
   std::string mountpoint, name, path, offset, length;
   unsigned partition = 0;
-  bool read_only = false, direct = false;
+  bool read_only = false, direct = false, no_activate = false;
 };
 
 Result<json> added(const ImageArguments& arguments) {
@@ -31,6 +31,7 @@ Result<json> added(const ImageArguments& arguments) {
   free(whole);
   if (arguments.read_only) body["readonly"] = true;
   if (arguments.direct) body["direct"] = true;
+  if (arguments.no_activate) body["activate"] = false;
   if (arguments.partition > 0) body["partition"] = arguments.partition;
   if (!arguments.offset.empty()) {
     VOLFS_TRY_ASSIGN(body["offset"], parse_size(arguments.offset));
@@ -87,6 +88,8 @@ void add_image(CLI::App& app, Session& session) {
   add->add_option("--partition", arguments->partition, "only this partition of it");
   add->add_option("--offset", arguments->offset, "from here on, a size");
   add->add_option("--length", arguments->length, "so much of it, a size");
+  add->add_flag("--no-activate", arguments->no_activate,
+                "leave the volume group on it alone, if there is one");
   add_json_option(*add, session);
   add->callback([arguments, &session] { send(session, arguments->mountpoint, added(*arguments)); });
   auto* remove = image->add_subcommand("remove", "let go of an image that nothing stands on");

@@ -2,12 +2,16 @@
 // volfs lv: lvm2's commands on the logical volumes of a mount, with lvm2's options and units.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli.h"
 #include "client.h"
+#include "progress.h"
+#include "volfs/sync.h"
 #include "volfs/units.h"
 
 namespace volfs::cli {
@@ -17,10 +21,10 @@ using nlohmann::json;
 
 struct LvArguments {
   std::string path, name, size, extents, type, stripe_size, region_size, origin, chunk_size, alloc,
-      permission, to;
+      permission, activation, to;
   unsigned stripes = 0, mirrors = 0;
   std::vector<std::string> pvs, tags, untagged;
-  bool force = false, yes = false;
+  bool force = false, yes = false, background = false;
 };
 
 // A number without a unit counts in lvm2's unit for the option.
@@ -70,6 +74,14 @@ Result<json> create_body(const LvArguments& given) {
 Result<json> send(const LvArguments& given, const std::string& name, json body) {
   const std::string path = given.name.empty() ? given.path : given.path + "/" + given.name;
   VOLFS_TRY_ASSIGN(const Target target, find_target(path));
+  const bool whole = name == "lv.activate" || name == "lv.deactivate";
+  if (whole && !target.volume.empty() && target.volume.find('/') == target.volume.npos) {
+    body["request"] = "vg" + name.substr(name.find('.'));
+    body["vg"] = target.volume;
+    return request(target.mountpoint, body);
+  }
+  if (body.contains("activation"))
+    return fail_invalid(fmt::format("{}: --activationmode is for a whole group", path));
   if (target.volume.find('/') == target.volume.npos)
     return fail_invalid(
         fmt::format("{}: expected a logical volume, as {}/vg0/root", path, target.mountpoint));
@@ -164,6 +176,76 @@ Result<json> change_body(const LvArguments& given) {
   return body;
 }
 
+Result<json> activate_body(const LvArguments& given) {
+  json body = json::object();
+  put_text(body, "activation", given.activation);
+  return body;
+}
+
+// The merge into an origin, as the status has it: how far it is, in bytes of the store; nothing if
+// it is over.
+Result<std::optional<std::pair<uint64_t, uint64_t>>> merge_state(const Target& target,
+                                                                 const std::string& origin) {
+  const std::string group = target.volume.substr(0, target.volume.find('/'));
+  const std::string snapshot = target.volume.substr(group.size() + 1);
+  VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
+  bool merging = false;
+  for (const json& each : status["volume_groups"])
+    for (const json& volume : each["logical_volumes"])
+      merging |= each["name"] == group && volume.value("merging", "") == snapshot;
+  if (!merging) return std::nullopt;
+  for (const json& device : status["devices"]) {
+    if (device.value("volume", "") != group + "/" + origin) continue;
+    const std::string text = device["map"].value("status", "");
+    unsigned long long used = 0, metadata = 0;
+    if (std::sscanf(text.c_str(), "%*u %*u %*s %llu/%*u %llu", &used, &metadata) == 2)
+      return std::pair<uint64_t, uint64_t>{used * sector_size, metadata * sector_size};
+    if (text.find("Merge failed") != std::string::npos || text.find("Invalid") != std::string::npos)
+      return fail(Error::make(EIO, fmt::format("{}: the merge failed", target.volume)));
+  }
+  return std::pair<uint64_t, uint64_t>{0, 0};
+}
+
+// The name of what a snapshot is of; "" if it is none.
+Result<std::string> origin_of(const Target& target) {
+  VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
+  for (const json& group : status["volume_groups"])
+    for (const json& volume : group["logical_volumes"])
+      if (group.value("name", "") + "/" + volume.value("name", "") == target.volume)
+        return volume.value("origin", "");
+  return std::string();
+}
+
+Status merge(const LvArguments& given) {
+  VOLFS_TRY_ASSIGN(const Target target, find_target(given.path));
+  VOLFS_TRY_ASSIGN(const std::string origin, origin_of(target));
+  VOLFS_TRY(send(given, "lv.merge", json::object()));
+  if (given.background) return {};
+  std::optional<Progress> progress;
+  uint64_t all = 0;
+  while (true) {
+    VOLFS_TRY_ASSIGN(const auto state, merge_state(target, origin));
+    if (!state) return {};
+    const uint64_t left = state->first - std::min(state->first, state->second);
+    if (!progress && left > 0) progress.emplace("merge", all = left);
+    if (progress) progress->show(all - std::min(all, left));
+    sleep_for(std::chrono::milliseconds(200));
+  }
+}
+
+void add_merge(CLI::App& lv, Session& session, const std::shared_ptr<LvArguments>& arguments) {
+  auto* command = lv.add_subcommand("merge", "write what a snapshot holds back into its origin");
+  command->add_option("VOLUME", arguments->path, "a snapshot's file, as /mnt/vg0/before")
+      ->required();
+  command->add_flag("-b,--background", arguments->background, "do not wait until it is done");
+  add_json_option(*command, session);
+  set_examples(*command, "  volfs lv merge /mnt/vg0/before\n");
+  command->callback([arguments, &session] {
+    if (auto done = merge(*arguments); !done) return session.fail(done.error());
+    if (session.json) fmt::print("null\n");
+  });
+}
+
 Result<json> nothing(const LvArguments&) {
   return json::object();
 }
@@ -215,14 +297,18 @@ void add_lv(CLI::App& app, Session& session) {
       [](const LvArguments& given) -> Result<json> { return json{{"to", given.to}}; })
       ->add_option("NEWNAME", arguments->to)
       ->required();
+  add_merge(*lv, session, arguments);
   auto* change =
       add("change", "change a volume's tags and permission",
           "  volfs lv change /mnt/vg0/data --addtag backup --permission r\n", change_body);
   add_attributes(*change, *arguments);
   change->add_option("--deltag", arguments->untagged, "a tag that goes")->allow_extra_args(false);
-  add("activate", "show a volume again", "  volfs lv activate /mnt/vg0/data\n", nothing);
-  add("deactivate", "take a volume's file away; the disks stay as they are",
-      "  volfs lv deactivate /mnt/vg0/data\n", nothing);
+  add("activate", "show a volume again, or a whole group",
+      "  volfs lv activate /mnt/vg0/data\n  volfs lv activate /mnt/vg1\n", activate_body)
+      ->add_option("--activationmode", arguments->activation, "of a group that misses devices")
+      ->check(CLI::IsMember({"complete", "degraded", "partial"}));
+  add("deactivate", "take a volume's file away, or a whole group; the disks stay as they are",
+      "  volfs lv deactivate /mnt/vg0/data\n  volfs lv deactivate /mnt/vg1\n", nothing);
 }
 
 }  // namespace volfs::cli

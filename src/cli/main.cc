@@ -3,24 +3,61 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli.h"
+#include "client.h"
+#include "display.h"
 #include "unmount.h"
 #include "volfs/log.h"
 
 namespace volfs::cli {
 
-void Session::fail(std::string_view text, int exit_status) {
-  fmt::print(stderr, "volfs: {}\n", text);
-  status = exit_status;
+namespace {
+
+// Where there is no better one.
+int code_of_status(int exit_status) {
+  return exit_status == exit_usage ? EINVAL : EIO;
 }
+
+}  // namespace
+
+void Session::fail(std::string_view text, int exit_status) {
+  fail(Error::make(code_of_status(exit_status), std::string(text)), exit_status);
+}
+
 void Session::fail(const Error& error, int exit_status) {
-  fail(error.text(), exit_status);
+  fmt::print(stderr, "volfs: {}\n", error.text());
+  status = exit_status;
+  if (!failure) failure = {error.code(), error.text(), place_of_refusal()};
+}
+
+void Session::fail_lines(std::string_view lines, int exit_status, bool quiet) {
+  if (!quiet) fmt::print(stderr, "{}", lines);
+  status = exit_status;
+  if (failure) return;
+  constexpr std::string_view own = "volfs: ";
+  while (lines.ends_with('\n')) lines.remove_suffix(1);
+  failure = {code_of_status(exit_status), std::string(lines), ""};
+  if (lines.starts_with(own))
+    failure->message = lines.substr(own.size());
+  else if (const size_t end = lines.find(": "); end != std::string_view::npos)
+    failure->place = lines.substr(0, end);
+}
+
+nlohmann::json to_json(const Session::Failure& failure) {
+  const char* const name = strerrorname_np(failure.code);
+  return {{"code", name ? name : std::to_string(failure.code)},
+          {"message", failure.message},
+          {"place", failure.place}};
 }
 
 void add_json_option(CLI::App& command, Session& session) {
@@ -52,6 +89,38 @@ Status may_lose(const std::vector<std::string>& lost, std::string_view question,
 }
 
 namespace {
+
+// Tells what went wrong in JSON, too, if that was asked for.
+int ended(Session& session) {
+  if (session.json && session.failure) print_json({{"error", to_json(*session.failure)}});
+  if (std::fflush(stdout) != 0) session.fail("standard output: write failed");
+  return session.status;
+}
+
+int refuse_usage(const CLI::App& app, Session& session, const CLI::ParseError& error, int argc,
+                 char** argv) {
+  // CLI11 misses a command before it looks at a word that is none.
+  const auto named = [&](const CLI::App* command) { return command->check_name(argv[1]); };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {
+    session.fail(fmt::format("there is no command '{}'; `volfs --help` lists them", argv[1]),
+                 exit_usage);
+    return ended(session);
+  }
+  if (argc > 2 && argv[1][0] != '-' && argv[2][0] != '-') {
+    const CLI::App* const group = app.get_subcommand(argv[1]);
+    const auto below = [&](const CLI::App* command) { return command->check_name(argv[2]); };
+    if (!group->get_subcommands({}).empty() && group->get_subcommands(below).empty()) {
+      session.fail(fmt::format("there is no command '{0} {1}'; `volfs {0} --help` lists them",
+                               argv[1], argv[2]),
+                   exit_usage);
+      return ended(session);
+    }
+  }
+  // --help and --version come this way too, with status 0.
+  if (app.exit(error) == 0) return exit_done;
+  session.fail_lines(fmt::format("volfs: {}\n", error.what()), exit_usage, true);
+  return ended(session);
+}
 
 int run(int argc, char** argv) {
   CLI::App app{"volfs: LVM, device-mapper and MD RAID volumes of disk images as files", "volfs"};
@@ -87,26 +156,12 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // CLI11 misses a command before it looks at a word that is none.
-    const auto named = [&](CLI::App* command) { return command->check_name(argv[1]); };
-    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(named).empty()) {
-      session.fail(fmt::format("there is no command '{}'; `volfs --help` lists them", argv[1]));
-      return exit_usage;
-    }
-    if (argc > 2 && argv[1][0] != '-' && argv[2][0] != '-') {
-      CLI::App* const group = app.get_subcommand(argv[1]);
-      const auto below = [&](CLI::App* command) { return command->check_name(argv[2]); };
-      if (!group->get_subcommands({}).empty() && group->get_subcommands(below).empty()) {
-        session.fail(fmt::format("there is no command '{0} {1}'; `volfs {0} --help` lists them",
-                                 argv[1], argv[2]));
-        return exit_usage;
-      }
-    }
-    // --help and --version come this way too, with status 0.
-    return app.exit(error) == 0 ? exit_done : exit_usage;
+    // A command that was not understood was not asked for JSON either, unless one looks.
+    const std::vector<std::string_view> words(argv, argv + argc);
+    session.json = std::ranges::find(words, "--json") != words.end();
+    return refuse_usage(app, session, error, argc, argv);
   }
-  if (std::fflush(stdout) != 0) session.fail("standard output: write failed");
-  return session.status;
+  return ended(session);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // volfs mount, and the same as mount(8)'s helper.
 #include <fmt/format.h>
 #include <getopt.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +15,7 @@
 #include "display.h"
 #include "rescue.h"
 #include "volfs/log.h"
+#include "volfs/unique_fd.h"
 
 namespace volfs::cli {
 namespace {
@@ -38,6 +41,41 @@ void tell_mounted(Session& session, const std::string& path) {
               {"overlay", (*status)["overlay"]},
               {"volumes", std::move(volumes)},
               {"unavailable", (*status)["unavailable"]}});
+}
+
+// What is said on standard error while it lives, until it is read: passed on then.
+class Listener {
+ public:
+  Listener() : heard_(memfd_create("volfs-messages", MFD_CLOEXEC)), before_(dup(STDERR_FILENO)) {
+    if (heard_ && before_) dup2(heard_.get(), STDERR_FILENO);
+  }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  ~Listener() {
+    if (before_) dup2(before_.get(), STDERR_FILENO);
+  }
+  std::string read() {
+    std::string text;
+    if (!heard_ || !before_) return text;
+    dup2(before_.get(), STDERR_FILENO);
+    char buffer[4096];
+    ssize_t got = 0;
+    while ((got = pread(heard_.get(), buffer, sizeof buffer, static_cast<off_t>(text.size()))) > 0)
+      text.append(buffer, static_cast<size_t>(got));
+    fmt::print(stderr, "{}", text);
+    return text;
+  }
+
+ private:
+  const UniqueFd heard_, before_;
+};
+
+// The daemon, another process, says what keeps it from mounting: that becomes the failure.
+void mount_and_listen(const MountRequest& request, Session& session) {
+  Listener listener;
+  session.status = mount_volumes(request);
+  const std::string said = listener.read();
+  if (session.status != exit_done) session.fail_lines(said, session.status, true);
 }
 
 }  // namespace
@@ -93,7 +131,10 @@ void add_mount(CLI::App& app, Session& session) {
       session.status = rescue(request, session.json);
       return;
     }
-    session.status = mount_volumes(request);
+    if (session.json && !request.foreground)
+      mount_and_listen(request, session);
+    else
+      session.status = mount_volumes(request);
     if (session.json && session.status == exit_done && !request.foreground)
       tell_mounted(session, request.mountpoint);
   });

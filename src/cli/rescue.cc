@@ -275,7 +275,7 @@ int complain(const std::string& text, const Report& report, bool as_json) {
   json left_out = json::array();
   for (const LeftOut& image : report.left_out)
     left_out.push_back({{"image", image.image}, {"reason", image.reason}});
-  print_json({{"error", {{"message", text}}},
+  print_json({{"error", to_json(Session::Failure{EIO, text, ""})},
               {"found", scan_json(report.scan)},
               {"left_out", std::move(left_out)},
               {"mountpoint", nullptr}});

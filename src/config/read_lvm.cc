@@ -58,9 +58,11 @@ void read_uuid(MapReader& reader, Optional<std::string>& out) {
     reader.report("uuid", *node, "lvm2's form, letters and digits in groups of 6-4-4-4-4-4-6");
 }
 
-void read_tags(MapReader& reader, std::vector<Text>& out) {
-  reader.read("tags", out, "a tag");
-  for (const Text& tag : out)
+template <class Owner>
+void read_tags(MapReader& reader, Owner& owner) {
+  owner.tags_listed = reader.find("tags") != nullptr;
+  reader.read("tags", owner.tags, "a tag");
+  for (const Text& tag : owner.tags)
     if (const auto bad = bad_tag(tag.value))
       reader.context().report(tag.at, fmt::format("tag {} of {}", quote(tag.value), reader.owner()),
                               *bad);
@@ -82,7 +84,7 @@ class VolumeReader {
     read_layout();
     read_snapshot();
     reader_.read("physical_volumes", volume_.physical_volumes, "a device's name");
-    read_tags(reader_, volume_.tags);
+    read_tags(reader_, volume_);
     reader_.read<Permission>("permission", volume_.permission, permission_words,
                              "read-write or read-only");
     read_readonly();
@@ -361,7 +363,7 @@ class GroupReader {
       read_devices(*list);
     const SizeRule extent_rule{.least = KiB, .most = TiB, .power_of_two = true};
     reader_.read("extent_size", group_.extent_size, extent_rule);
-    read_tags(reader_, group_.tags);
+    read_tags(reader_, group_);
     reader_.read<Activation>("activation", group_.activation, activation_words);
     reader_.read<Allocation>("alloc", group_.alloc, std::span(alloc_words).first(4));
     reader_.read("readonly", group_.readonly);
@@ -382,7 +384,7 @@ class GroupReader {
         entry.require("device", "'device: NAME'");
         entry.read("device", pv.device, "a device's name");
         read_uuid(entry, pv.uuid);
-        read_tags(entry, pv.tags);
+        read_tags(entry, pv);
         entry.read("allocatable", pv.allocatable);
       } else if (item.kind == Node::Kind::scalar && !item.text.empty()) {
         pv.device = {item.text, item.at};

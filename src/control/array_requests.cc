@@ -89,6 +89,7 @@ Result<json> create(const RequestContext& context, const Fields& fields) {
 Result<json> assemble(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(engine::NewArray array, new_array(fields));
   VOLFS_TRY_ASSIGN(array.read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY_ASSIGN(array.activate, fields.flag_or("activate", true));
   VOLFS_TRY(context.engine.array_assemble(array));
   return json();
 }
@@ -149,7 +150,8 @@ constexpr std::array array_rows{
                 "data_offset:text?,name:text?,homehost:text?,uuid:text?,assume_clean:flag?,"
                 "force:flag?",
                 create},
-    RequestType{"array.assemble", "array:name,devices:list,force:flag?,readonly:flag?", assemble},
+    RequestType{"array.assemble",
+                "array:name,devices:list,force:flag?,readonly:flag?,activate:flag?", assemble},
     RequestType{"array.add", "array:name,device:name,re_add:flag?", add},
     RequestType{"array.replace", "array:name,device:name,with:name?", replace},
     RequestType{"array.check", "array:name", start<&md::Array::check>},

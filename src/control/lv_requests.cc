@@ -15,7 +15,7 @@ namespace {
 using nlohmann::json;
 
 struct Named {
-  engine::VolumeGroup* group;
+  std::shared_ptr<engine::VolumeGroup> group;
   std::string volume;
 };
 Result<Named> named(const RequestContext& context, const Fields& fields) {
@@ -23,8 +23,8 @@ Result<Named> named(const RequestContext& context, const Fields& fields) {
   const size_t slash = path.find('/');
   if (slash == path.npos || slash + 1 == path.size())
     return fail_invalid(fmt::format("'lv' is '{}'; expected GROUP/VOLUME", path));
-  VOLFS_TRY_ASSIGN(auto* const group, context.engine.volume_group(path.substr(0, slash)));
-  return Named{group, path.substr(slash + 1)};
+  VOLFS_TRY_ASSIGN(auto group, context.engine.volume_group(path.substr(0, slash)));
+  return Named{std::move(group), path.substr(slash + 1)};
 }
 
 // "size": bytes or with a unit; "extents": a number or a share ("50%VG"). Either may have a sign.
@@ -176,10 +176,45 @@ Result<json> change_lv(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> merge_lv(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
+  VOLFS_TRY(target.group->merge(target.volume));
+  return json();
+}
+
 template <bool active>
 Result<json> set_active(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY(target.group->set_active(target.volume, active));
+  return json();
+}
+
+Result<lvm::ActivationMode> mode_of(const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text_or("activation", "degraded"));
+  if (name == "complete") return lvm::ActivationMode::complete;
+  if (name == "degraded") return lvm::ActivationMode::degraded;
+  if (name == "partial") return lvm::ActivationMode::partial;
+  return fail_invalid(
+      fmt::format("'activation' is '{}'; expected complete, degraded or partial", name));
+}
+
+Result<json> activate_group(const RequestContext& context, const Fields& fields) {
+  engine::GroupActivation options;
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("vg"));
+  VOLFS_TRY_ASSIGN(options.devices, fields.texts("devices"));
+  VOLFS_TRY_ASSIGN(options.mode, mode_of(fields));
+  VOLFS_TRY_ASSIGN(options.read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY_ASSIGN(const auto inactive, fields.texts("inactive"));
+  options.inactive = {inactive.begin(), inactive.end()};
+  VOLFS_TRY_ASSIGN(const auto hidden, fields.texts("hidden"));
+  options.hidden = {hidden.begin(), hidden.end()};
+  VOLFS_TRY(context.engine.group_activate(name, options));
+  return json();
+}
+
+Result<json> deactivate_group(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("vg"));
+  VOLFS_TRY(context.engine.group_deactivate(name));
   return json();
 }
 
@@ -195,8 +230,13 @@ constexpr std::array lv_rows{
     RequestType{"lv.rename", "lv:name,to:name", rename_lv},
     RequestType{"lv.change", "lv:name,add_tags:list?,remove_tags:list?,permission:text?",
                 change_lv},
+    RequestType{"lv.merge", "lv:name", merge_lv},
     RequestType{"lv.activate", "lv:name", set_active<true>},
     RequestType{"lv.deactivate", "lv:name", set_active<false>},
+    RequestType{"vg.activate",
+                "vg:name,devices:list?,activation:text?,readonly:flag?,inactive:list?,hidden:list?",
+                activate_group},
+    RequestType{"vg.deactivate", "vg:name", deactivate_group},
 };
 
 }  // namespace

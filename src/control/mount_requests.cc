@@ -67,6 +67,8 @@ Result<json> add_image(const RequestContext& context, const Fields& fields) {
   image.partition = static_cast<unsigned>(partition);
   VOLFS_TRY_ASSIGN(image.offset, fields.number_or("offset", 0));
   VOLFS_TRY_ASSIGN(image.length, fields.positive_or("length", 0));
+  VOLFS_TRY_ASSIGN(image.pad, fields.positive_or("pad", 0));
+  VOLFS_TRY_ASSIGN(image.activate, fields.flag_or("activate", true));
   VOLFS_TRY(context.engine.image_add(image));
   return json();
 }
@@ -90,7 +92,7 @@ constexpr std::array mount_rows{
     RequestType{"device.contents", "device:name", contents},
     RequestType{"mount.add_image",
                 "image:name,path:path,readonly:flag?,direct:flag?,partition:number?,offset:number?,"
-                "length:number?",
+                "length:number?,pad:number?,activate:flag?",
                 add_image},
     RequestType{"mount.ending", "", ending},
     RequestType{"mount.info", "", info},

@@ -27,6 +27,13 @@ json map_of(const dm::MappedDevice& map) {
           {"status", map.status()}};
 }
 
+// As md's consistency_policy.
+const char* consistency_policy(const md::ArrayStatus& s) {
+  if (s.has_ppl) return "ppl";
+  if (s.bitmap) return "bitmap";
+  return s.geometry.level > 0 ? "resync" : "none";
+}
+
 json array_of(const md::ArrayStatus& s) {
   json members = json::array();
   for (const md::MemberStatus& m : s.members) {
@@ -34,6 +41,8 @@ json array_of(const md::ArrayStatus& s) {
                 {"number", m.number},
                 {"state", md::member_state_name(m.state)},
                 {"write_mostly", m.write_mostly},
+                {"failfast", m.failfast},
+                {"data_offset", m.data_offset},
                 {"read_errors", m.read_errors}};
     if (m.slot) member["slot"] = *m.slot;
     if (m.replacement) member["replacement"] = true;
@@ -59,6 +68,9 @@ json array_of(const md::ArrayStatus& s) {
              {"mismatch_cnt", s.mismatches / sector_size},
              {"sync_speed_min", s.sync_speed_min},
              {"sync_speed_max", s.sync_speed_max},
+             {"consistency_policy", consistency_policy(s)},
+             {"component_size", s.member_size},
+             {"write_behind", s.bitmap ? s.bitmap->write_behind : 0},
              {"members", std::move(members)},
              {"sync", std::move(sync)}};
   if (s.bitmap)
@@ -121,6 +133,13 @@ class HealthFinder {
   std::unordered_map<const BlockDevice*, Health> known_;
 };
 
+json given(const engine::ImageSource& source) {
+  return {{"path", source.path},     {"partition", source.partition},
+          {"offset", source.offset}, {"length", source.length},
+          {"pad", source.pad},       {"readonly", source.read_only},
+          {"direct", source.direct}};
+}
+
 json device_of(engine::Node& node, const std::vector<std::string>& users, HealthFinder& health) {
   BlockDevice& device = *node.device;
   json below = json::array();
@@ -139,6 +158,7 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
   if (!node.problem.empty()) entry["problem"] = node.problem;
   if (node.internal) entry["internal"] = true;
   if (!node.uuid.empty()) entry["uuid"] = node.uuid;
+  if (node.source) entry["given"] = given(*node.source);
   if (const auto* image = dynamic_cast<const FileImage*>(&device)) {
     entry["path"] = image->path();
     entry["start"] = image->start();
@@ -156,24 +176,67 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
   return entry;
 }
 
+const char* to_string(lvm::ActivationMode mode) {
+  switch (mode) {
+    case lvm::ActivationMode::complete:
+      return "complete";
+    case lvm::ActivationMode::degraded:
+      return "degraded";
+    case lvm::ActivationMode::partial:
+      break;
+  }
+  return "partial";
+}
+
+json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, uint32_t lv) {
+  const lvm::LogicalVolume& volume = model.lvs[lv];
+  const engine::VolumeGroup::Setup& setup = group.setup();
+  const auto own = setup.own_modes.find(volume.name);
+  const lvm::VolumeShape shape = lvm::shape_of(model, lv);
+  json entry{{"name", volume.name},
+             {"uuid", volume.id.dashed()},
+             {"extents", volume.extents()},
+             {"writable", volume.writable()},
+             {"tags", volume.tags},
+             {"alloc", volume.allocation_policy.empty() ? "inherit" : volume.allocation_policy},
+             {"activation", to_string(own == setup.own_modes.end() ? setup.mode : own->second)},
+             {"hidden", group.unseen(volume.id)},
+             {"type", shape.type},
+             {"stripes", shape.stripes},
+             {"mirrors", shape.mirrors},
+             {"stripe_size", shape.stripe_size},
+             {"region_size", shape.region_size}};
+  for (const uint32_t link : model.snapshots_of(lv))
+    if (const lvm::Segment& snapshot = model.lvs[link].segments.front(); snapshot.merging)
+      entry["merging"] = model.lvs[*snapshot.cow].name;
+  if (shape.chunk_size > 0) {
+    entry["origin"] = shape.origin;
+    entry["chunk_size"] = shape.chunk_size;
+  }
+  return entry;
+}
+
 json group_of(const engine::VolumeGroup& group) {
   const lvm::VolumeGroup model = group.model();
-  json volumes = json::array();
-  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv) {
-    const lvm::LogicalVolume& volume = model.lvs[lv];
-    if (!model.visible(lv)) continue;
-    volumes.push_back({{"name", volume.name},
-                       {"uuid", volume.id.dashed()},
-                       {"extents", volume.extents()},
-                       {"writable", volume.writable()},
-                       {"tags", volume.tags}});
-  }
+  json volumes = json::array(), pvs = json::array();
+  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv)
+    if (model.visible(lv)) volumes.push_back(volume_of(group, model, lv));
+  const std::vector<std::string> devices = group.devices();
+  for (size_t pv = 0; pv < std::min(devices.size(), model.pvs.size()); ++pv)
+    pvs.push_back({{"device", devices[pv].empty() ? json() : json(devices[pv])},
+                   {"uuid", model.pvs[pv].id.dashed()},
+                   {"tags", model.pvs[pv].tags},
+                   {"allocatable", model.pvs[pv].allocatable()}});
   return {{"name", group.name()},
           {"uuid", model.id.dashed()},
           {"seqno", model.seqno},
           {"extent_size", model.extent_size},
           {"free_extents", lvm::free_extents(model)},
           {"tags", model.tags},
+          {"alloc", model.allocation_policy.empty() ? "normal" : model.allocation_policy},
+          {"activation", to_string(group.setup().mode)},
+          {"readonly", group.setup().wanted_read_only},
+          {"physical_volumes", std::move(pvs)},
           {"logical_volumes", std::move(volumes)}};
 }
 
@@ -202,8 +265,7 @@ json status_of(engine::Engine& engine, const Host& host) {
     devices.push_back(device_of(node, (*users)[&node], health));
   });
   json unavailable = json::array(), groups = json::array();
-  for (const engine::VolumeGroup* group : engine.volume_groups())
-    groups.push_back(group_of(*group));
+  for (const auto& group : engine.volume_groups()) groups.push_back(group_of(*group));
   for (const engine::Unavailable& each : engine.unavailable())
     unavailable.push_back({{"volume", each.path}, {"reason", each.reason}, {"state", "failed"}});
   return {{"version", VOLFS_VERSION},

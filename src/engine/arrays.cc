@@ -150,8 +150,12 @@ Status Engine::array_create(const NewArray& array) {
 }
 
 Status Engine::array_assemble(const NewArray& array) {
-  const std::lock_guard one(arrays_);
-  return assemble_array(array);
+  {
+    const std::lock_guard one(arrays_);
+    VOLFS_TRY(assemble_array(array));
+  }
+  if (array.activate) join_groups_of(array.name);
+  return {};
 }
 
 // `arrays_` is held; the structure lock is not while members are read and written.
@@ -192,7 +196,9 @@ Status Engine::array_stop(std::string_view name) {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::array)
       return fail(Error::make(
-          ENOTTY, fmt::format("{}: not an array but an {}", name, to_string(pin->kind))));
+          ENOTTY, fmt::format("{}: not an array but {} {}", name,
+                              pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
+                              to_string(pin->kind))));
     VOLFS_TRY(pin->device->flush());
   }
   Gone gone;

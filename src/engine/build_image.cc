@@ -28,6 +28,21 @@ Status check_overlap(const Graph& graph, const FileImage& image, bool read_only)
   return {};
 }
 
+namespace {
+
+void put_source(Node& node, const config::Image& image, const std::string& path) {
+  node.read_only_wanted = image.readonly.value;
+  node.source = {.path = path,
+                 .partition = image.partition ? image.partition->value : 0,
+                 .offset = image.offset.value,
+                 .length = image.length ? image.length->value : 0,
+                 .pad = image.pad ? image.pad->value : 0,
+                 .read_only = image.readonly.value,
+                 .direct = image.direct && image.direct->value};
+}
+
+}  // namespace
+
 void Assembler::build(const config::Image& image) {
   const std::string path = resolve_path(options_.directory, image.path.value);
   ImageOptions options;
@@ -63,7 +78,7 @@ void Assembler::build(const config::Image& image) {
       if (!alone) return report(image.path.at, alone.error().text());
     }
   if (Node* node = add(image.name, Kind::image, std::move(*opened), true))
-    node->read_only_wanted = image.readonly.value;
+    put_source(*node, image, path);
 }
 
 }  // namespace volfs::engine

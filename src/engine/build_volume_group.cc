@@ -27,12 +27,14 @@ lvm::ActivationMode mode_of(config::Activation activation) {
   return lvm::ActivationMode::complete;
 }
 
-// The logical volumes that the definition wants kept out of sight.
-std::set<std::string> inactive_volumes(const config::VolumeGroup& group) {
-  std::set<std::string> names;
-  for (const config::LogicalVolume& volume : group.logical_volumes)
-    if (!volume.active.value) names.insert(volume.name.value);
-  return names;
+// What the definition says of single volumes.
+void put_volumes(const config::VolumeGroup& group, VolumeGroup::Setup& setup) {
+  for (const config::LogicalVolume& volume : group.logical_volumes) {
+    if (!volume.active.value) setup.inactive.insert(volume.name.value);
+    if (volume.hidden.value) setup.unseen.insert(volume.name.value);
+    if (volume.activation)
+      setup.own_modes.emplace(volume.name.value, mode_of(volume.activation->value));
+  }
 }
 
 }  // namespace
@@ -90,17 +92,20 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
                          const std::vector<lvm::PvInfo>& found) {
   for (const std::string& warning : found_group.warnings)
     warn(fmt::format("{}: {}", group.name.value, warning));
-  engine_->groups_.push_back(std::make_unique<VolumeGroup>(
-      *engine_, VolumeGroup::Setup{.name = found_group.shown_name,
-                                   .model = found_group.group,
-                                   .pv_devices = found_group.device_names(found),
-                                   .mode = mode_of(group.activation.value),
-                                   .wanted_read_only = group.readonly.value,
-                                   .read_only = engine_->read_only() || group.readonly.value,
-                                   .unchangeable = found_group.read_only_reason,
-                                   .hidden = options_.hidden || definition_.expose.hidden.value,
-                                   .inactive = inactive_volumes(group)}));
-  VolumeGroup& active = *engine_->groups_.back();
+  VolumeGroup::Setup setup{.name = found_group.shown_name,
+                           .model = found_group.group,
+                           .pv_devices = found_group.device_names(found),
+                           .mode = mode_of(group.activation.value),
+                           .wanted_read_only = group.readonly.value,
+                           .read_only = engine_->read_only() || group.readonly.value,
+                           .unchangeable = found_group.read_only_reason,
+                           .hidden = options_.hidden || definition_.expose.hidden.value,
+                           .inactive = {},
+                           .unseen = {},
+                           .own_modes = {}};
+  put_volumes(group, setup);
+  engine_->add_group(std::make_shared<VolumeGroup>(*engine_, std::move(setup)));
+  VolumeGroup& active = *engine_->volume_groups().back();
   if (auto shown = active.activate(); !shown) report(group.name.at, shown.error().text());
   for (const Unavailable& each : active.unavailable())
     warn(fmt::format("{}: not available: {}", each.path, each.reason));

@@ -28,19 +28,6 @@ void Engine::for_each_node(const std::function<void(Node&)>& visit) {
   for (Node* node : graph_.nodes()) visit(*node);
 }
 
-std::vector<Unavailable> Engine::unavailable() const {
-  std::vector<Unavailable> all = not_assembled_;
-  for (const auto& group : groups_)
-    for (Unavailable& each : group->unavailable()) all.push_back(std::move(each));
-  return all;
-}
-
-Result<VolumeGroup*> Engine::volume_group(std::string_view name) const {
-  for (const auto& group : groups_)
-    if (group->name() == name) return group.get();
-  return fail(Error::make(ENOENT, fmt::format("there is no volume group '{}'", name)));
-}
-
 Status Engine::sync() {
   // Arrays may hold writes back for a moment; then the images, all at once. Maps, snapshots and
   // LVs keep nothing to themselves, and one that is suspended must not hold this up. The devices
@@ -63,12 +50,6 @@ Status Engine::sync() {
   return first;
 }
 
-std::vector<const VolumeGroup*> Engine::volume_groups() const {
-  std::vector<const VolumeGroup*> groups;
-  for (const auto& group : groups_) groups.push_back(group.get());
-  return groups;
-}
-
 Status Engine::watch() {
   VOLFS_TRY_ASSIGN(watcher_, Thread::start("watcher", [this] { watch_for_events(*this); }));
   return {};
@@ -82,6 +63,7 @@ Status Engine::close() {
   events_.stop();
   watcher_.join();
   snapshots_->close();
+  for (const auto& group : volume_groups()) group->close();
   // From the top: an array on an array still needs the one below.
   Status first;
   auto nodes = graph_.nodes();
@@ -109,8 +91,10 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
   VOLFS_TRY_ASSIGN(Graph::Pin pin, graph_.pin(name));
   auto* mapped = dynamic_cast<dm::MappedDevice*>(pin->device.get());
   if (!mapped || pin->kind != Kind::map)
-    return fail(
-        Error::make(ENOTTY, fmt::format("{}: not a map but an {}", name, to_string(pin->kind))));
+    return fail(Error::make(
+        ENOTTY, fmt::format("{}: not a map but {} {}", name,
+                            pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
+                            to_string(pin->kind))));
   return PinnedMap(std::move(pin), *mapped);
 }
 

@@ -124,6 +124,7 @@ void GroupReload::build_all(VolumeGroup& group, const lvm::ActivationPlan& plan,
     auto map = std::make_unique<dm::MappedDevice>(planned.name, planned.uuid);
     VOLFS_TRY(load(group, *map, planned));
     VOLFS_TRY(map->resume());
+    const std::lock_guard lock(group.engine_.structure_);
     return group.engine_.graph_.add(planned.name, Kind::logical_volume, std::move(map));
   };
   for (const lvm::PlannedDevice& planned : plan.devices) {

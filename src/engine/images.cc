@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <mutex>
 
@@ -35,6 +36,7 @@ Status Engine::image_add(const NewImage& image) {
   options.partition = image.partition;
   options.offset = image.offset;
   if (image.length > 0) options.length = image.length;
+  options.pad = image.pad;
   if (overlay_)
     return fail(
         Error::make(EOPNOTSUPP, fmt::format("{}: an image cannot join a mount with an overlay: "
@@ -42,14 +44,24 @@ Status Engine::image_add(const NewImage& image) {
                                             image.path)));
   // Without the structure lock: a file on a network may take its time.
   VOLFS_TRY_ASSIGN(auto opened, open_image_(image.name, image.path, options));
-  const std::lock_guard lock(structure_);
-  if (closed_) return fail(Error::make(ECANCELED, "the mount ends"));
-  if (const Node* other = overlapping(graph_, *opened))
-    return fail(
-        Error::make(EBUSY, fmt::format("{}: is image {} already", image.path, other->name)));
-  const uint64_t size = opened->size();
-  VOLFS_TRY(graph_.add(image.name, Kind::image, std::move(opened)));
-  events_.publish({"image.added", image.name, {{"path", image.path}, {"size", size}}});
+  {
+    const std::lock_guard lock(structure_);
+    if (closed_) return fail(Error::make(ECANCELED, "the mount ends"));
+    if (const Node* other = overlapping(graph_, *opened))
+      return fail(
+          Error::make(EBUSY, fmt::format("{}: is image {} already", image.path, other->name)));
+    const uint64_t size = opened->size();
+    VOLFS_TRY_ASSIGN(Node* const node, graph_.add(image.name, Kind::image, std::move(opened)));
+    node->source = {.path = image.path,
+                    .partition = image.partition,
+                    .offset = image.offset,
+                    .length = image.length,
+                    .pad = image.pad,
+                    .read_only = image.read_only,
+                    .direct = image.direct};
+    events_.publish({"image.added", image.name, {{"path", image.path}, {"size", size}}});
+  }
+  if (image.activate) join_groups_of(image.name);
   return {};
 }
 
@@ -58,9 +70,15 @@ Status Engine::image_remove(std::string_view name) {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::image)
       return fail(Error::make(
-          ENOTTY, fmt::format("{}: not an image but a {}", name, to_string(pin->kind))));
+          ENOTTY, fmt::format("{}: not an image but {} {}", name,
+                              pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
+                              to_string(pin->kind))));
     if (const auto users = graph_.users(*pin->device); !users.empty())
       return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+    for (const auto& group : volume_groups())
+      if (std::ranges::count(group->devices(), name) > 0)
+        return fail(
+            Error::make(EBUSY, fmt::format("{}: in use by volume group {}", name, group->name())));
     VOLFS_TRY(pin->device->flush());
   }
   const std::lock_guard lock(structure_);

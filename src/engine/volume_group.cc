@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "group_reload.h"
+#include "turn.h"
 #include "volfs/dm/table.h"
 #include "volfs/engine/engine.h"
 #include "volfs/log.h"
@@ -34,33 +35,18 @@ Health health_of(lvm::VolumeState state) {
 
 }  // namespace
 
-class VolumeGroup::Turn {
- public:
-  explicit Turn(VolumeGroup& group) : group_(group) {
-    const std::lock_guard lock(group_.mutex_);
-    group_.turn_over_.wait(group_.mutex_, [this] { return !group_.turn_taken_; });
-    group_.turn_taken_ = true;
-  }
-  ~Turn() {
-    const std::lock_guard lock(group_.mutex_);
-    group_.turn_taken_ = false;
-    group_.turn_over_.notify_one();
-  }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  VolumeGroup& group_;
-};
-
 VolumeGroup::VolumeGroup(Engine& engine, Setup setup)
     : engine_(engine), setup_(std::move(setup)), model_(setup_.model) {
   for (const std::string& device : setup_.pv_devices) {
     auto pin = device.empty() ? fail(Error::make(ENOENT, "")) : engine.graph().pin(device);
     pvs_.push_back(pin ? std::optional<Graph::Pin>(std::move(*pin)) : std::nullopt);
   }
-  for (const lvm::LogicalVolume& volume : model_.lvs)
+  for (const lvm::LogicalVolume& volume : model_.lvs) {
     if (setup_.inactive.contains(volume.name)) inactive_.insert(volume.id);
+    if (setup_.unseen.contains(volume.name)) unseen_.insert(volume.id);
+    if (const auto own = setup_.own_modes.find(volume.name); own != setup_.own_modes.end())
+      own_modes_.emplace(volume.id, own->second);
+  }
 }
 
 std::vector<std::string> VolumeGroup::pv_names() const {
@@ -74,6 +60,10 @@ lvm::ActivationPlan VolumeGroup::plan_of(const lvm::VolumeGroup& model,
   return lvm::activation_plan(
       model, pv_names(),
       {.mode = setup_.mode,
+       .own_mode = [&](const lvm::LogicalVolume& volume) -> std::optional<lvm::ActivationMode> {
+         const auto own = own_modes_.find(volume.id);
+         return own == own_modes_.end() ? std::nullopt : std::optional(own->second);
+       },
        .hidden = setup_.hidden,
        .wanted = [&](const lvm::LogicalVolume& volume) { return !inactive.contains(volume.id); }});
 }
@@ -89,10 +79,31 @@ std::vector<Unavailable> VolumeGroup::unavailable() const {
 }
 
 Status VolumeGroup::activate() {
+  const Turn turn(*this);
   const lvm::ActivationPlan plan = plan_of(model_, inactive_);
   std::map<std::string, std::string> broken;
   GroupReload::build_all(*this, plan, broken);
+  VOLFS_TRY(show_locked(plan, broken));
+  return watch_merges();
+}
+
+Status VolumeGroup::show_locked(const lvm::ActivationPlan& plan,
+                                const std::map<std::string, std::string>& broken) {
+  const std::lock_guard lock(engine_.structure_);
   return show(plan, model_, broken);
+}
+
+// Takes the file of a volume away that is an inner one now; its device stays.
+Status VolumeGroup::hide(const lvm::Id& volume) {
+  const auto shown = shown_.find(volume);
+  if (shown == shown_.end()) return {};
+  const Shown gone = shown->second;
+  VOLFS_TRY(engine_.catalog().remove(gone.path));
+  engine_.graph().remove_alias(gone.path);
+  gone.node->volume.reset();
+  gone.node->internal = true;
+  shown_.erase(shown);
+  return {};
 }
 
 // Makes what is in the catalog what the plan says; the devices are there.
@@ -101,7 +112,11 @@ Status VolumeGroup::show(const lvm::ActivationPlan& plan, const lvm::VolumeGroup
   Status first;
   std::vector<Unavailable> unavailable;
   for (const lvm::PlannedVolume& volume : plan.volumes) {
-    if ((!volume.visible && !setup_.hidden) || volume.state == lvm::VolumeState::inactive) continue;
+    if (!volume.visible && !setup_.hidden) {
+      if (auto hidden = hide(model.lvs[volume.lv].id); !hidden && first) first = std::move(hidden);
+      continue;
+    }
+    if (volume.state == lvm::VolumeState::inactive) continue;
     const std::string path = setup_.name + "/" + volume.name;
     Node* node = engine_.graph().find(volume.device);
     if (!node) {
@@ -112,6 +127,7 @@ Status VolumeGroup::show(const lvm::ActivationPlan& plan, const lvm::VolumeGroup
     node->internal = false;
     node->health = health_of(volume.state);
     node->problem = volume.state == lvm::VolumeState::active ? "" : volume.reason;
+    if (!setup_.hidden && unseen_.contains(model.lvs[volume.lv].id)) continue;
     Shown& shown = shown_[model.lvs[volume.lv].id];
     Status done;
     if (shown.path.empty()) {
@@ -175,6 +191,8 @@ Status VolumeGroup::commit(lvm::VolumeGroup& next, const lvm::Provenance& when) 
 }
 
 Status VolumeGroup::carry_out(const Change& change) {
+  if (left_)
+    return fail(Error::make(ENOENT, fmt::format("{}: the group has left the mount", setup_.name)));
   lvm::VolumeGroup next = model_;
   if (change.edit) {
     VOLFS_TRY(check_changeable());
@@ -182,7 +200,8 @@ Status VolumeGroup::carry_out(const Change& change) {
     VOLFS_TRY(change.edit(next, when));
     VOLFS_TRY(zero_new(next));
   }
-  const lvm::ActivationPlan plan = plan_of(next, change.inactive);
+  const lvm::ActivationPlan plan =
+      change.leave ? lvm::ActivationPlan() : plan_of(next, change.inactive);
   GroupReload reload(*this, plan);
   VOLFS_TRY(reload.prepare());
   VOLFS_TRY(reload.suspend());
@@ -193,16 +212,17 @@ Status VolumeGroup::carry_out(const Change& change) {
     model_ = std::move(next);
   }
   inactive_ = change.inactive;
-  const std::lock_guard lock(engine_.structure_);
-  auto shown = show(plan, model_, {});
+  const auto shown = show_locked(plan, {});
+  auto watched = watch_merges();
   if (!finished)
     return fail(
         std::move(finished.error()).in("the metadata was changed, but not all devices followed"));
-  return shown;
+  return shown ? watched : shown;
 }
 
 Result<std::vector<uint32_t>> VolumeGroup::pvs(const std::vector<std::string>& names) const {
-  const lvm::VolumeGroup model = this->model();
+  const std::lock_guard lock(mutex_);
+  const lvm::VolumeGroup& model = model_;
   std::vector<uint32_t> out;
   for (const std::string& name : names) {
     const size_t before = out.size();
@@ -321,6 +341,48 @@ Status VolumeGroup::change(std::string_view volume, const Changes& changes) {
       return {};
   }
   return edit_volume(volume, fmt::format("volfs lv change {}/{}", setup_.name, volume), apply);
+}
+
+std::vector<std::string> VolumeGroup::devices() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> names;
+  for (const auto& pv : pvs_) names.push_back(pv ? (*pv)->name : "");
+  return names;
+}
+
+Status VolumeGroup::add_pv(uint32_t pv, std::string_view device) {
+  const Turn turn(*this);
+  if (left_ || pvs_[pv])
+    return fail(Error::make(EEXIST, fmt::format("{}: it has that PV already", setup_.name)));
+  VOLFS_TRY_ASSIGN(Graph::Pin pin, engine_.graph().pin(device));
+  {
+    const std::lock_guard lock(mutex_);
+    pvs_[pv].emplace(std::move(pin));
+  }
+  auto done = carry_out({.description = {}, .edit = {}, .inactive = inactive_});
+  if (done) return {};
+  const std::lock_guard lock(mutex_);
+  pvs_[pv].reset();
+  return done;
+}
+
+Status VolumeGroup::leave() {
+  close();
+  const Turn turn(*this);
+  following_ = false;
+  auto gone = carry_out({.description = {}, .edit = {}, .inactive = inactive_, .leave = true});
+  if (!gone) {
+    {
+      const std::lock_guard lock(mutex_);
+      closing_ = false;
+    }
+    if (auto watched = watch_merges(); !watched) log_error("{}", watched.error().text());
+    return gone;
+  }
+  left_ = true;
+  const std::lock_guard lock(mutex_);
+  pvs_.clear();
+  return {};
 }
 
 Status VolumeGroup::set_active(std::string_view volume, bool active) {

@@ -86,16 +86,6 @@ Status extend_plain(VolumeGroup& group, uint32_t lv, uint32_t more, AllocationPo
   return {};
 }
 
-uint32_t stripes_of(const Segment& segment) {
-  if (segment.areas.empty()) return 1;
-  const RaidKind* raid = find_raid_kind(segment.type);
-  const auto areas = static_cast<uint32_t>(segment.areas.size());
-  if (raid == nullptr) return segment.type == "striped" ? areas : 1;
-  if (raid->target == "raid1") return 1;
-  if (raid->target == "raid10") return areas / std::max(segment.data_copies, 2u);
-  return areas - raid->parity;
-}
-
 // Takes LVs out and lets all indices point to what they pointed to.
 void erase_lvs(VolumeGroup& group, const std::vector<uint32_t>& gone) {
   std::vector<uint32_t> moved(group.lvs.size());
@@ -164,7 +154,8 @@ Status extend_volume(VolumeGroup& group, uint32_t lv, uint32_t extents, Allocati
     VOLFS_TRY(check_index(next, lv));
     const Segment& last = next.lvs[lv].segments.back();
     const uint32_t have = next.lvs[lv].extents();
-    const uint64_t wanted = have + round_up(extents > have ? extents - have : 0, stripes_of(last));
+    const uint64_t wanted =
+        have + round_up(extents > have ? extents - have : 0, data_stripes(last));
     if (extents <= have) return fail_invalid(fmt::format("it has {} extents already", have));
     if (wanted > UINT32_MAX) return fail(Error::make(ENOSPC, "the size is too large"));
     for (uint32_t link : next.snapshots_of(lv))
@@ -190,8 +181,8 @@ Result<uint32_t> resized_extents(const VolumeGroup& group, uint32_t lv, const Si
   if (share && !last.areas.empty()) {
     // A share is of what is taken, whole stripes of it.
     if (find_raid_kind(last.type) != nullptr || last.type == "mirror")
-      extents = extents / last.areas.size() * stripes_of(last);
-    extents = round_down(extents, stripes_of(last));
+      extents = extents / last.areas.size() * data_stripes(last);
+    extents = round_down(extents, data_stripes(last));
   }
   const uint64_t have = group.lvs[lv].extents();
   if (sign == '-') {
@@ -215,9 +206,9 @@ Status reduce_volume(VolumeGroup& group, uint32_t lv, uint32_t extents) {
       return fail(Error::make(EBUSY, "it has snapshots, which need all of it"));
     if (find_raid_kind(described.segments[0].type) == nullptr) return cut(described, extents);
     Segment& segment = described.segments[0];
-    if (extents % stripes_of(segment) != 0)
+    if (extents % data_stripes(segment) != 0)
       return fail_invalid(fmt::format("{} extents would cut a stripe; {} would not", extents,
-                                      round_up(extents, stripes_of(segment))));
+                                      round_up(extents, data_stripes(segment))));
     segment.count = extents;
     const uint32_t length = segment.known_type()->area_length(segment);
     for (const Area& area : segment.areas)

@@ -223,10 +223,13 @@ void Planner::decide(uint32_t lv, PlannedVolume& volume) {
   if (partial_[lv] != 0) {
     const RaidKind* kind = raid_of(described);
     const bool image = is_image_of_raid(group_, lv);
-    if (options_.mode != ActivationMode::partial && !image) {
+    const std::optional<ActivationMode> own =
+        options_.own_mode ? options_.own_mode(described) : std::nullopt;
+    const ActivationMode mode = own.value_or(options_.mode);
+    if (mode != ActivationMode::partial && !image) {
       if (kind == nullptr || !raid_redundant(described.segments[0]))
         return refuse(missing_pvs(lv) + "; activation mode partial would show what is left");
-      if (options_.mode == ActivationMode::complete)
+      if (mode == ActivationMode::complete)
         return refuse(missing_pvs(lv) + "; activation mode degraded would activate it");
     }
     volume.reason = missing_pvs(lv);

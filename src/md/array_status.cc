@@ -96,7 +96,8 @@ ArrayStatus Array::status() const {
   if (c.sync) s.mismatches = c.sync->mismatches();
   if (c.bitmap) {
     const auto usage = c.bitmap->usage();
-    s.bitmap = {c.bitmap->superblock().chunk, usage.pages, usage.used_pages, usage.dirty_bits};
+    s.bitmap = {c.bitmap->superblock().chunk, usage.pages, usage.used_pages, usage.dirty_bits,
+                c.bitmap->superblock().write_behind};
   }
   s.size = size();
   s.read_only = c.read_only;
@@ -113,6 +114,7 @@ ArrayStatus Array::status() const {
   s.geometry = c.shared.geometry;
   s.member_size = c.array.member_size;
   s.events = c.array.events;
+  s.has_ppl = c.array.has_ppl;
   std::vector<const Member*> order;
   for (const auto& m : c.members) order.push_back(m.get());
   std::sort(order.begin(), order.end(),
@@ -123,6 +125,8 @@ ArrayStatus Array::status() const {
     if (m->slot != no_slot) member.slot = m->slot % c.shared.disks();
     member.replacement = c.shared.is_replacement(m->slot);
     member.to_replace = m->to_replace;
+    member.failfast = m->sb.failfast;
+    member.data_offset = m->sb.data_offset;
     if (m->faulty)
       member.state = MemberState::faulty;
     else if (m->slot != no_slot)

@@ -68,6 +68,58 @@ def test_errors_have_code_message_and_place(t):
         equal((users["open"], [user["pid"] for user in users["users"]]), (1, [os.getpid()]), "users")
 
 
+# Of each type of a key what it is not.
+WRONG_VALUES = {"string": (7, ["x"]), "boolean": ("yes", 1), "integer": (-1, "4096"), "array": ("x", [1])}
+
+
+def test_what_is_malformed_is_refused_with_its_place(t):
+    """Every request, by its schema: keys that it has not, that are missing, of another type; then values."""
+    mount = fresh(t)
+    before, wrong = mount.request("status"), []
+    for name, schema in mount.request("mount.requests").items():
+        keys = {key: about for key, about in schema["properties"].items() if key != "request"}
+        right = {key: {"string": "/x", "boolean": True, "integer": 1, "array": ["x"]}[about["type"]]
+                 for key, about in keys.items() if key in schema["required"]}
+        wrong.append((name, {**right, "never": 1}, "never"))
+        for key, about in keys.items():
+            for value in WRONG_VALUES[about["type"]]:
+                wrong.append((name, {**right, key: value}, key))
+            if key in right:
+                wrong.append((name, {k: v for k, v in right.items() if k != key}, key))
+    for name, body, place in wrong:
+        error = refused(mount.request, name, **body)
+        equal((error.code, error.place), ("EINVAL", place), f"{name} {body}")
+        holds(error.message.startswith(f"{name}: ") and f"'{place}'" in error.message, f"{name} {body}: {error.message}")
+    holds(len(wrong) >= 100, f"only {len(wrong)} malformed requests")
+    for name in ("device.contents", "array.speed", "lv.change", "vg.activate", "mount.add_image"):
+        holds(any(each[0] == name for each in wrong), f"{name} was not tried")
+    for name, body, code, place, said in (
+            ("device.contents", {"device": "disk9"}, "ENOENT", "disk9", "no such device"),
+            ("array.speed", {"array": "data", "min": 1}, "ENOTTY", "data", "no array"),
+            ("lv.change", {"lv": "vg/a", "permission": "r"}, "ENOENT", "vg/a", "no volume group 'vg'"),
+            ("lv.change", {"lv": "a", "permission": "r"}, "EINVAL", "a", "expected GROUP/VOLUME"),
+            ("vg.activate", {"vg": "vg"}, "ENOENT", "vg", "no volume group 'vg'"),
+            ("vg.activate", {"vg": "vg", "activation": "some"}, "EINVAL", "vg", "expected complete, degraded or partial"),
+            ("vg.activate", {"vg": "vg", "devices": ["disk9"]}, "ENOENT", "vg", "disk9"),
+            ("snapshot.remove", {"snapshot": "data"}, "ENOTTY", "data", "not a snapshot but map"),
+            ("snapshot.merge", {"snapshot": "data"}, "ENOTTY", "data", "not a snapshot"),
+            ("snapshot.status", {"snapshot": "disk0"}, "ENOTTY", "disk0", "not a snapshot"),
+            ("array.stop", {"array": "data"}, "ENOTTY", "data", "not an array but a map"),
+            ("array.check", {"array": "data"}, "ENOTTY", "data", "no array"),
+            ("map.load", {"map": "disk0", "table": "0 8 zero"}, "ENOTTY", "disk0", "not a map but an image"),
+            ("mount.remove_image", {"image": "data"}, "ENOTTY", "data", "not an image but a map"),
+            ("vg.deactivate", {"vg": "vg"}, "ENOENT", "vg", "no volume group 'vg'"),
+            ("mount.add_image", {"image": "d", "path": "/nowhere"}, "ENOENT", "d", "/nowhere")):
+        error = refused(mount.request, name, **body)
+        equal((error.code, error.place), (code, place), f"{name} {body}: {error.message}")
+        holds(said in error.message, f"{name} {body}: {error.message}")
+    after = mount.request("status")
+    for status in (before, after):
+        for device in status["devices"]:
+            device.pop("counters", None)
+    equal(after, before, "the mount afterwards")
+
+
 def test_64_clients_at_once(t):
     """Each makes, loads, looks at and removes maps of its own; one is suspended and waits all the time."""
     mount = fresh(t)

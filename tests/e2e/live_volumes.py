@@ -3,10 +3,16 @@
 """`volfs lv` on a mount: volumes come, change and go while they and their neighbours are in use."""
 import json
 import os
+import pathlib
 import shutil
+import signal
+import sys
 import threading
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients/python"))
+
 import lab as lab_module
+import volfs as client
 from lab import MiB, VOLFS, Failed, equal, holds, sha256, stderr_of, volfs
 
 EXTENT = MiB
@@ -137,6 +143,140 @@ def test_tags_and_permission_change_while_a_volume_is_open(lab):
     lab.umount()
     lab.mount(lab.path / "lab.yaml")
     equal(attributes(lab, "a"), (["new"], True), "after a new mount")
+
+
+JOINING = """
+volfs: 1
+images: {e0: {path: e0.img, size: 16MiB}, e1: {path: e1.img, size: 16MiB}}
+volume_groups:
+  vg1:
+    physical_volumes: [e0, e1]
+    extent_size: 1MiB
+    logical_volumes: {one: {size: 4MiB, physical_volumes: [e0]}, wide: {size: 8MiB, stripes: 2}}
+"""
+
+
+def test_groups_come_with_their_images_and_leave(lab):
+    other = lab.define(JOINING, "other.yaml")
+    volfs("create", other)
+    mounted(lab)
+    volfs("image", "add", lab.mnt, "e1", lab.path / "e1.img")
+    equal([each["volume"] for each in lab.status()["unavailable"]], ["vg1/one", "vg1/wide"], "half a group")
+    holds("in use by volume group vg1" in stderr_of(VOLFS, "image", "remove", lab.mnt, "e1"), "its image stays")
+    volfs("image", "add", lab.mnt, "e0", lab.path / "e0.img")
+    equal(sorted(os.listdir(lab.mnt / "vg1")), ["one", "wide"], "the whole group")
+    equal(lab.status()["unavailable"], [], "nothing is missing")
+    data = lab.random.randbytes(8 * MiB)
+    (lab.mnt / "vg1/wide").open("r+b", buffering=0).write(data)
+    volfs("lv", "create", lab.mnt / "vg1/new", "-L", "1")
+    volfs("map", "create", lab.mnt / "above", "--table", "0 100 linear vg1/one 0")
+    holds("in use by above" in refused("deactivate", lab.mnt / "vg1"), "a map stands on it")
+    volfs("map", "remove", lab.mnt / "above")
+    with open(lab.mnt / "vg1/wide", "rb"):
+        holds("1 open file" in refused("deactivate", lab.mnt / "vg1"), "open")
+    equal(sorted(os.listdir(lab.mnt / "vg1")), ["new", "one", "wide"], "what a refused end leaves")
+    volfs("lv", "deactivate", lab.mnt / "vg1")
+    holds(not (lab.mnt / "vg1").exists(), "the group is gone")
+    holds("no volume group 'vg1'" in refused("create", lab.mnt / "vg1/x", "-L", "1"), "it takes no changes")
+    volfs("image", "remove", lab.mnt, "e1")
+    volfs("image", "add", lab.mnt, "e1", lab.path / "e1.img", "--no-activate")
+    holds(not (lab.mnt / "vg1").exists(), "not asked for")
+    volfs("lv", "activate", lab.mnt / "vg1")
+    equal((lab.mnt / "vg1/wide").read_bytes(), data, "what was written")
+    holds("on the mount already" in refused("activate", lab.mnt / "vg1"), "twice")
+    holds("no volume group 'vg2'" in refused("activate", lab.mnt / "vg2"), "one that there is not")
+    # A copy of a physical volume is no other one.
+    shutil.copy(lab.path / "e0.img", lab.path / "copy.img")
+    volfs("image", "add", lab.mnt, "copy", lab.path / "copy.img")
+    volfs("image", "remove", lab.mnt, "copy")
+    # A half that was left behind is older, and becomes whole all the same; one from the future is refused.
+    volfs("lv", "deactivate", lab.mnt / "vg1")
+    volfs("image", "remove", lab.mnt, "e0")
+    shutil.copy(lab.path / "e0.img", lab.path / "old.img")
+    lab.umount()
+    lab.mount(other)
+    volfs("lv", "create", lab.mnt / "vg1/newest", "-L", "1")
+    lab.umount()
+    lab.mount(lab.path / "lab.yaml")
+    volfs("image", "add", lab.mnt, "old", lab.path / "old.img")
+    volfs("image", "add", lab.mnt, "e1", lab.path / "e1.img")
+    holds(not (lab.mnt / "vg1/newest").exists(), "newer metadata was taken in")
+    volfs("lv", "deactivate", lab.mnt / "vg1")
+    volfs("lv", "activate", lab.mnt / "vg1")
+    equal(sorted(os.listdir(lab.mnt / "vg1")), ["new", "newest", "one", "wide"], "of two the newest")
+
+
+def test_groups_come_and_leave_under_load(lab):
+    other = lab.define(JOINING, "other.yaml")
+    volfs("create", other)
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    for name in ("e0", "e1"):
+        volfs("image", "add", lab.mnt, name, lab.path / f"{name}.img", "--no-activate")
+    mount, failures, stop = client.Mount(lab.mnt), [], threading.Event()
+
+    def look():
+        while not stop.is_set():
+            mount.request("status")
+            mount.request("lv.change", lv="vg0/a", add_tags=["x"])
+            mount.request("lv.change", lv="vg0/a", remove_tags=["x"])
+
+    def come_and_go():
+        for _ in range(15):
+            for request in ("vg.activate", "vg.deactivate"):
+                try:
+                    mount.request(request, vg="vg1")
+                except client.Error as error:  # the other thread was first
+                    if error.code not in ("EEXIST", "ENOENT"):
+                        failures.append(str(error))
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    looking = threading.Thread(target=look)
+    for thread in (*threads, looking):
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    stop.set()
+    looking.join(60)
+    equal(failures, [], "failures")
+    volfs("lv", "activate", lab.mnt / "vg1", status=None)
+    equal(sorted(os.listdir(lab.mnt / "vg1")), ["one", "wide"], "the group at the end")
+
+
+def merging(lab):
+    return [lv.get("merging") for lv in lab.status()["volume_groups"][0]["logical_volumes"] if lv["name"] == "a"][0]
+
+
+def test_a_snapshot_is_merged_into_its_origin(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "16")
+    before = lab.random.randbytes(16 * MiB)
+    (vg / "a").open("r+b", buffering=0).write(before)
+    volfs("lv", "create", vg / "snap", "-s", "a", "-L", "18")
+    volfs("lv", "create", vg / "other", "-s", "a", "-L", "18")
+    (vg / "a").open("r+b", buffering=0).write(lab.random.randbytes(16 * MiB))
+    with open(vg / "a", "rb"):
+        holds("a: in use by 1 open file" in refused("merge", vg / "snap"), "the origin is open")
+    with open(vg / "snap", "rb"):
+        holds("snap: in use by 1 open file" in refused("merge", vg / "snap"), "the snapshot is open")
+    holds("is no snapshot" in refused("merge", vg / "a"), "no snapshot")
+    # Over the end of a daemon that is killed meanwhile.
+    volfs("lv", "merge", vg / "snap", "-b")
+    equal((merging(lab), sorted(os.listdir(vg))), ("snap", ["a", "other"]), "while it is merged")
+    holds("already being merged" in refused("merge", vg / "other"), "another snapshot at once")
+    pid = lab.pid()
+    os.kill(pid, signal.SIGKILL)
+    volfs("umount", lab.mnt)
+    lab.mount(lab.path / "lab.yaml")
+    equal(merging(lab), "snap", "after a new mount")
+    lab_module.wait_until(lambda: merging(lab) is None, "the merge")
+    equal((vg / "a").read_bytes(), before, "what was merged")
+    equal((sorted(os.listdir(vg)), [name for name in table(lab).split("\n") if "vg0-snap" in name]), (["a", "other"], []),
+          "what is left of the snapshot")
+    # In the foreground; the group can leave and come back meanwhile.
+    equal(volfs("lv", "merge", vg / "other", "--json"), "null\n", "the answer")
+    equal(os.listdir(vg), ["a"], "all are merged")
+    holds("linear" in table(lab) and "snapshot" not in table(lab), table(lab))
 
 
 def test_snapshots_from_outside_keep_a_volume(lab):

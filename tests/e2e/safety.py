@@ -135,6 +135,57 @@ def test_what_is_no_number_and_no_command_is_said(t):
           stderr_of(lab.VOLFS, "check", t.define("volfs: 1\nimages: {d0: {path: d2.img, pad: 1MiB}}\n", "pad.yaml"), status=2), "pad")
 
 
+def failure(*words, status=1):
+    """The one JSON object of a command that fails; the reason is on standard error, too."""
+    done = subprocess.run([lab.VOLFS, *map(str, words), "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    equal(done.returncode, status, f"{words}: exit status; {done.stderr}")
+    told = json.loads(done.stdout)
+    equal(sorted(told["error"]), ["code", "message", "place"], f"{words}: keys of {told}")
+    holds(told["error"]["message"].strip() and told["error"]["message"].split("\n")[0] in done.stderr,
+          f"{words}: {told} and {done.stderr}")
+    return told
+
+
+def test_failures_are_json_where_that_is_asked_for(t):
+    fresh(t)
+    mnt = t.mnt
+    volfs("map", "create", mnt / "m", "--table", "0 8 linear d2 0")
+    volfs("map", "create", mnt / "top", "--table", "0 8 linear m 0")
+    for words, code, place in (
+            (("map", "table", mnt / "none"), "ENOENT", "none"),
+            (("map", "remove", mnt / "m"), "EBUSY", "m"),
+            (("map", "load", mnt / "m", "--table", "0 8 zero\n9 8 zero"), "EINVAL", "table:2"),
+            (("array", "check", mnt / "m"), "ENOTTY", "m"),
+            (("array", "fail", mnt / "md0", "d2"), "ENOENT", "md0"),
+            (("array", "add", mnt / "md0", "d2", "--yes"), "EBUSY", "md0"),
+            (("lv", "extend", mnt / "vg/none", "-L", "1"), "ENOENT", "vg/none"),
+            (("lv", "activate", mnt / "vg"), "EEXIST", "vg"),
+            (("lv", "remove", mnt / "vg/root"), "ECANCELED", ""),
+            (("snapshot", "remove", mnt / "m", "--yes"), "ENOTTY", "m"),
+            (("image", "add", mnt, "d9", t.path / "none"), "ENOENT", ""),
+            (("image", "remove", mnt, "d2"), "EBUSY", "d2"),
+            (("where", mnt / "m", "1M"), "EINVAL", "m"),
+            (("status", t.path), "ENOENT", ""), (("tree", t.path), "ENOENT", ""), (("top", t.path), "ENOENT", ""),
+            (("graph", t.path), "ENOENT", ""), (("events", t.path), "ENOENT", ""), (("umount", t.path), "ENOENT", ""),
+            (("overlay", "status", t.path / "none"), "ENOENT", ""),
+            (("scan", t.path / "none"), "ENOENT", ""), (("inspect", t.path / "none"), "ENOENT", "")):
+        error = failure(*words)["error"]
+        equal((error["code"], error["place"]), (code, place), f"{words}: {error['message']}")
+    bad = t.define("volfs: 1\nimages: {a: a.img}\nmaps:\n  m: {tabel: 0 8 zero}\n", "bad.yaml")
+    for words in (("check", bad), ("create", bad), ("apply", bad, mnt), ("mount", bad, t.path)):
+        error = failure(*words, status=2)["error"]
+        equal((error["code"], error["place"]), ("EINVAL", f"{bad}:4:6"), f"{words}: {error['message']}")
+    for words in (("nothing",), ("map", "nothing"), ("map", "table"), ("lv", "change", mnt / "vg/root", "-p", "x")):
+        equal(failure(*words, status=2)["error"]["code"], "EINVAL", f"{words}")
+    error = failure("mount", t.define("volfs: 1\nimages: {d0: d0.img}\n", "again.yaml"), t.path)["error"]
+    holds("d0.img" in error["message"], f"a second mount: {error}")
+    told = failure("mount", "--rescue", t.path / "none", t.path)
+    equal(told["left_out"][0]["image"], str(t.path / "none"), "what rescue leaves out")
+    other = t.define(DEFINITION.replace("level: raid1", "level: raid1, readonly: true"), "other.yaml")
+    told = failure("apply", other, mnt, "--yes")
+    equal((told["done"], told["error"]["message"] in told["problems"]), (False, True), f"apply: {told}")
+
+
 def test_who_uses_another_device_is_not_told(t):
     fresh(t)
     volfs("array", "fail", t.mnt / "md0", "d1")

@@ -3,11 +3,12 @@
 """Volumes that were made, changed and removed on a mount are the same to lvm2, and the other way round."""
 
 import os
+import signal
 
 import device_io
 import kernel_lab
 import lvm_lab
-from lab import SEED, equal, holds, volfs
+from lab import SEED, equal, holds, volfs, wait_until
 
 DISKS = ["d0", "d1", "d2", "d3"]
 ATTACH = "".join(f"{name}=$(losetup --find --show {name}.img)\n" for name in DISKS)
@@ -97,6 +98,68 @@ def test_lvm2_and_volfs_take_turns(lab):
     found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0; vgs --noheadings -o vg_free_count vg0", volumes, ATTACH)
     equal(found["sums"], sums, "changed again by volfs")
     holds(["0"] in [line.split() for line in found["output"].splitlines()], f"nothing is free:\n{found['output']}")
+
+
+# Whatever is merged: waits for its end.
+MERGE = """
+vgck vg0
+lvs --noheadings -a --separator : -o lv_name,lv_attr,origin vg0
+vgchange -q -q -ay --poll y vg0
+for turn in $(seq 600); do lvs --noheadings -a -o lv_name vg0 | grep -q before || break; sleep 0.1; done
+lvs --noheadings -a --separator : -o lv_name,origin vg0
+"""
+# lvm2 only notes it: the origin is not active.
+BEGIN_MERGE = """
+vgchange -q -q -an vg0
+lvconvert -q -q --merge vg0/before
+vgck vg0
+"""
+
+
+def with_snapshot(lab):
+    """The origin as it was and as it became."""
+    lv(lab, "create", "root", "-L", "16")
+    lv(lab, "create", "other", "-L", "4")
+    scribble(lab, "root", "other")
+    then = device_io.sha256(lab.mnt / "vg0/root")
+    lv(lab, "create", "before", "-s", "root", "-L", "20")
+    (lab.mnt / "vg0/root").open("r+b", buffering=0).write(lab.random.randbytes(16 << 20))
+    return then
+
+
+def merging(lab):
+    return [volume.get("merging") for volume in lab.status()["volume_groups"][0]["logical_volumes"] if volume["name"] == "root"]
+
+
+def test_a_merge_goes_on_on_the_other_side(lab):
+    path = lab.define(DEFINITION)
+    volfs("create", path)
+    lab.mount(path)
+    then = with_snapshot(lab)
+    volfs("lv", "merge", lab.mnt / "vg0/before", "-b")
+    equal(merging(lab), ["before"], "volfs merges")
+    os.kill(lab.pid(), signal.SIGKILL)
+    volfs("umount", lab.mnt)
+    found = lvm_lab.in_guest(lab, MERGE, ["vg0/root", "vg0/other"], ATTACH)
+    lines = [line.strip() for line in found["output"].splitlines()]
+    holds(any(line.startswith("root:O") for line in lines), f"lvm2 sees no merge:\n{found['output']}")
+    holds("root:" in lines and "before" not in found["output"].split("root:")[-1], f"lvm2 did not end it:\n{found['output']}")
+    equal(found["sums"]["vg0/root"], then, "merged by Linux to the end")
+    lab.mount(path)
+    equal(device_io.sha256(lab.mnt / "vg0/root"), then, "merged, on volfs")
+    lv(lab, "remove", "root", "--yes")
+    lv(lab, "remove", "other", "--yes")
+    then = with_snapshot(lab)
+    lab.umount()
+    lvm_lab.in_guest(lab, BEGIN_MERGE, [], ATTACH)
+    lab.mount(path)
+    wait_until(lambda: merging(lab) == [None], "the merge that lvm2 began")
+    equal(device_io.sha256(lab.mnt / "vg0/root"), then, "merged by volfs")
+    equal(sorted(os.listdir(lab.mnt / "vg0")), ["other", "root"], "volumes")
+    lab.umount()
+    found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0; lvs --noheadings -a -o lv_name vg0", ["vg0/root"], ATTACH)
+    equal(found["sums"]["vg0/root"], then, "merged by volfs, on Linux")
+    holds("before" not in found["output"], f"something is left:\n{found['output']}")
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ struct LogicalVolume {
   Located<uint64_t> chunk_size{4 * KiB};
   std::vector<Text> physical_volumes;  // allocate on these only; empty: on all
   std::vector<Text> tags;
+  bool tags_listed = false;  // whether the file says which; if not, they are as on the disks
   Located<Permission> permission{Permission::read_write};
   Located<Allocation> alloc{Allocation::inherit};
   Optional<Activation> activation;  // absent: as the group says
@@ -158,6 +159,7 @@ struct PhysicalVolume {
   Text device;
   Optional<std::string> uuid;
   std::vector<Text> tags;
+  bool tags_listed = false;
   Located<bool> allocatable{true};
 };
 
@@ -169,6 +171,7 @@ struct VolumeGroup {
   bool volumes_listed = false;
   std::vector<LogicalVolume> logical_volumes;
   std::vector<Text> tags;
+  bool tags_listed = false;
   Located<Activation> activation{Activation::degraded};
   Located<Allocation> alloc{Allocation::normal};
   Located<bool> readonly{false};

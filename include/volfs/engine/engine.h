@@ -6,8 +6,10 @@
 
 #include <expected>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +30,10 @@ struct ImageOptions;
 namespace volfs::dm {
 class MappedDevice;
 }
+namespace volfs::lvm {
+struct FoundGroup;
+struct PvInfo;
+}  // namespace volfs::lvm
 
 namespace volfs::engine {
 
@@ -62,6 +68,17 @@ struct NewImage {
   bool read_only = false, direct = false;
   unsigned partition = 0;           // 0: all of it
   uint64_t offset = 0, length = 0;  // a range; length 0: to the end
+  uint64_t pad = 0;                 // what the file's size is taken for if it is smaller
+  bool activate = true;             // the volume group that it is a part of comes or grows with it
+};
+
+// How a volume group joins a running mount.
+struct GroupActivation {
+  std::vector<std::string> devices;  // where to look for its physical volumes; none: everywhere
+  lvm::ActivationMode mode = lvm::ActivationMode::degraded;
+  bool read_only = false;
+  std::set<std::string> inactive;  // volumes that get no device
+  std::set<std::string> hidden;    // that get one, and no file
 };
 
 struct NewMap {
@@ -80,6 +97,7 @@ struct NewArray {
   std::vector<std::pair<std::string, std::string>> words;
   bool force = false;  // create: whatever the devices hold; assemble: though data may be lost
   bool read_only = false;
+  bool activate = true;  // assemble: the volume group that it is a part of comes or grows with it
 };
 
 // What a device bears that is lost when something else is made of it.
@@ -121,13 +139,21 @@ class Engine {
   const AsDefined& as_defined() const { return as_defined_; }
   // Whether hidden devices are shown, too.
   bool shows_hidden() const { return shows_hidden_; }
-  std::vector<const VolumeGroup*> volume_groups() const;
+  // Those that are on the mount now. One that has left meanwhile refuses every change (ENOENT).
+  std::vector<std::shared_ptr<VolumeGroup>> volume_groups() const;
 
   // What cannot be shown.
   std::vector<Unavailable> unavailable() const;
 
-  // Volume groups come with the assembly and stay. ENOENT.
-  Result<VolumeGroup*> volume_group(std::string_view name) const;
+  // ENOENT.
+  Result<std::shared_ptr<VolumeGroup>> volume_group(std::string_view name) const;
+  // As vgchange -ay: has the group of that name on devices that nothing uses join, or a running one
+  // get physical volumes that it misses. ENOENT: no such group on them; EEXIST: it is whole, or
+  // another one of its name is here; ESTALE: a physical volume does not fit what the mount knows.
+  Status group_activate(std::string_view name, const GroupActivation& options);
+  // As vgchange -an: takes all its volumes away, and lets go of its devices; the disks stay as they
+  // are. EBUSY with the users' names.
+  Status group_deactivate(std::string_view name);
 
   // Everything written so far is on stable storage at return: the first error, all tried.
   Status sync();
@@ -190,6 +216,15 @@ class Engine {
     std::unique_ptr<Node> node;
   };
   Result<Gone> remove_node(Node& node);
+  void add_group(std::shared_ptr<VolumeGroup> group);
+  // The PVs on DEVICES, or on all that nothing uses, which PINS keep; those of groups are left out.
+  Result<std::vector<lvm::PvInfo>> free_pvs(const std::vector<std::string>& devices,
+                                            std::vector<Graph::Pin>& pins);
+  Status complete_groups(std::vector<lvm::PvInfo>& found, std::string_view only);
+  Status join_group(const lvm::FoundGroup& found, const std::vector<lvm::PvInfo>& pvs,
+                    const GroupActivation& options);
+  // After DEVICE has come. What cannot join is told to the log: the device is there all the same.
+  void join_groups_of(std::string_view device);
   Status check_origin_kept(std::string_view name, const dm::MappedDevice& map,
                            std::string_view table) const;
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
@@ -210,11 +245,13 @@ class Engine {
   bool shows_hidden_ = false;
   Exposure exposure_;
   Mutex structure_;             // held while devices are added, removed or renamed
+  Mutex joining_;               // held while a volume group comes, gets devices or leaves
   Mutex arrays_;                // held while an array is set up: its devices are nobody else's then
   dm::OriginRegistry origins_;  // outlives the tables of the graph
   std::unique_ptr<Overlay> overlay_;
   Graph graph_;
-  std::vector<std::unique_ptr<VolumeGroup>> groups_;
+  mutable Mutex groups_mutex_;  // guards groups_, the list alone; held briefly
+  std::vector<std::shared_ptr<VolumeGroup>> groups_;
   std::unique_ptr<Catalog> catalog_;  // goes before the devices it shows
   std::unique_ptr<Snapshots> snapshots_;
   std::string directory_;  // what relative paths start at

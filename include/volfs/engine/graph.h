@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -30,6 +31,15 @@ enum class Health {
 };
 std::string_view to_string(Health health);
 
+// What was said of an image when it was opened.
+struct ImageSource {
+  std::string path;  // absolute, or from the daemon's first directory
+  unsigned partition = 0;
+  uint64_t offset = 0, length = 0;  // length 0: to the end
+  uint64_t pad = 0;
+  bool read_only = false, direct = false;
+};
+
 struct Node {
   std::string name;
   Kind kind = Kind::image;
@@ -37,15 +47,16 @@ struct Node {
   // A map over the device through which all others use it, so that a table can be swapped in
   // between (an array's snapshots). Null: the device is a map itself, or needs none.
   std::unique_ptr<BlockDevice> front;
-  std::shared_ptr<Volume> volume;  // null: not exposed
-  std::string uuid;                // as the user gave it or the disks say; may be empty
-  bool leaving = false;            // about to be removed: nothing new may stand on it
-  bool internal = false;           // a part of another device ("vg0-root_rimage_0")
-  Health health = Health::active;  // as it was built; arrays tell their own
-  std::string problem;             // why it is not active
-  bool read_only_wanted = false;   // by the definition or the disks, however it was opened
-  uint64_t serial = 0;             // rises in the order of building
-  unsigned pins = 0;               // operations under way on it, which keep it from being removed
+  std::shared_ptr<Volume> volume;     // null: not exposed
+  std::string uuid;                   // as the user gave it or the disks say; may be empty
+  bool leaving = false;               // about to be removed: nothing new may stand on it
+  bool internal = false;              // a part of another device ("vg0-root_rimage_0")
+  Health health = Health::active;     // as it was built; arrays tell their own
+  std::string problem;                // why it is not active
+  bool read_only_wanted = false;      // by the definition or the disks, however it was opened
+  std::optional<ImageSource> source;  // of an image
+  uint64_t serial = 0;                // rises in the order of building
+  unsigned pins = 0;  // operations under way on it, which keep it from being removed
 
   // What others stand on.
   BlockDevice& shown() const { return front ? *front : *device; }

@@ -48,12 +48,20 @@ class VolumeGroup {
     std::string unchangeable;        // why the metadata must not be written; "": it may
     bool hidden = false;             // show inner volumes, too
     std::set<std::string> inactive;  // names of volumes that have no device
+    std::set<std::string> unseen;    // of those that have one, and no file unless HIDDEN
+    // By name, of volumes that go by another mode than the group.
+    std::map<std::string, lvm::ActivationMode> own_modes;
   };
   VolumeGroup(Engine& engine, Setup setup);
   VolumeGroup(const VolumeGroup&) = delete;
   VolumeGroup& operator=(const VolumeGroup&) = delete;
+  ~VolumeGroup();
 
   const std::string& name() const { return setup_.name; }
+  // How it was activated: its modes, and whether it was to be read-only.
+  const Setup& setup() const { return setup_; }
+  // Volumes without a file, though they have a device.
+  bool unseen(const lvm::Id& volume) const { return unseen_.contains(volume); }
 
   // At the assembly: builds all that can be built; what cannot is in unavailable(). Errors are
   // those of showing it.
@@ -86,19 +94,33 @@ class VolumeGroup {
     std::optional<bool> writable;
   };
   Status change(std::string_view volume, const Changes& changes);
+  // As lvconvert --merge: writes what a snapshot holds back into its origin, in the background; the
+  // snapshot's file goes at once, and its volume when that is done, over the end of a mount if need
+  // be. EBUSY while either is open, or something stands on it.
+  Status merge(std::string_view volume);
+  // Ends background work; a merge goes on with the next mount. Any number of times.
+  void close();
+
+  // The names of the PVs' devices in the order of the model's; "": missing. None: it has left.
+  std::vector<std::string> devices() const;
+  // A PV that was missing is DEVICE of the graph: what it was missed for becomes whole.
+  Status add_pv(uint32_t pv, std::string_view device);
+  // Takes all devices away and lets go of the PVs (EBUSY with the users' names); nothing can be
+  // changed any more.
+  Status leave();
   // Without changing the metadata. Snapshots follow their origin.
   Status set_active(std::string_view volume, bool active);
 
  private:
   friend class CanonicalTables;
   friend class GroupReload;
-  // One that takes long; a Mutex is for short waits.
   class Turn;
   struct Change {
     std::string description;  // for the metadata
     // Null: the metadata stays as it is.
     std::function<Status(lvm::VolumeGroup& next, const lvm::Provenance& when)> edit;
     std::set<lvm::Id> inactive;
+    bool leave = false;  // with all devices
   };
   struct Device {
     Node* node = nullptr;
@@ -112,6 +134,18 @@ class VolumeGroup {
     bool read_only = false;
   };
 
+  // How far the merge into an origin is.
+  enum class Merge { none, under_way, done, failed };
+  struct MergeState {
+    Merge state = Merge::none;
+    uint32_t snapshot = 0;  // index into the model's lvs
+  };
+  MergeState look_at_merges() const;
+  // Has merges watched from now on, if there are any.
+  Status watch_merges();
+  // Until all are done, or close().
+  void follow_merges();
+
   Status carry_out(const Change& change);
   Status edit_volume(std::string_view volume, std::string description,
                      const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit);
@@ -123,22 +157,33 @@ class VolumeGroup {
   std::vector<std::string> pv_names() const;
   Status show(const lvm::ActivationPlan& plan, const lvm::VolumeGroup& model,
               const std::map<std::string, std::string>& broken);
+  Status show_locked(const lvm::ActivationPlan& plan,
+                     const std::map<std::string, std::string>& broken);
+  Status hide(const lvm::Id& volume);
   std::string in_use_by(std::string_view volume) const;
 
   Engine& engine_;
   const Setup setup_;
-  std::vector<std::optional<Graph::Pin>> pvs_;
+  std::set<lvm::Id> unseen_;                          // does not change
+  std::map<lvm::Id, lvm::ActivationMode> own_modes_;  // nor does this
 
-  mutable Mutex mutex_;  // guards turn_taken_, model_ and unavailable_; held briefly
+  mutable Mutex mutex_;  // guards what comes, up to unavailable_; held briefly
   CondVar turn_over_;
+  CondVar closing_begun_;
+  bool closing_ = false;
   bool turn_taken_ = false;
   lvm::VolumeGroup model_;
+  // model_ and pvs_ are changed by whoever has the turn, who may read them without the lock.
+  std::vector<std::optional<Graph::Pin>> pvs_;
   std::vector<Unavailable> unavailable_;
 
   // Whoever has the turn.
+  bool left_ = false;
   std::set<lvm::Id> inactive_;
   std::map<std::string, Device> devices_;  // by uuid
   std::map<lvm::Id, Shown> shown_;
+  bool following_ = false;  // merger_ runs, and will look again
+  Thread merger_;
 };
 
 }  // namespace volfs::engine

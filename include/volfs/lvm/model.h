@@ -144,6 +144,19 @@ struct VolumeGroup {
   uint64_t size_of(uint32_t lv) const;  // bytes, of its own segments
 };
 
+// Stripes that hold data, without parity and further copies; 1 if it is not striped.
+uint32_t data_stripes(const Segment& segment);
+// What a volume is made of, in lvcreate's words. Of several segments the first counts.
+struct VolumeShape {
+  std::string type;      // lvm2's, "linear" and "snapshot" among them; "" without segments
+  uint32_t stripes = 1;  // of data
+  uint32_t mirrors = 0;  // copies besides the first
+  uint64_t stripe_size = 0, region_size = 0;  // 0: has none
+  std::string origin;                         // of a snapshot
+  uint64_t chunk_size = 0;
+};
+VolumeShape shape_of(const VolumeGroup& group, uint32_t lv);
+
 // Reads the group of a metadata text, and checks all it says: extents in range and used once,
 // segments without gaps, no LV made of itself. What is wrong with one LV becomes its problem;
 // an error is a text that describes no group at all.

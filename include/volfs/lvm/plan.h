@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -64,6 +65,8 @@ struct ActivationPlan {
 
 struct PlanOptions {
   ActivationMode mode = ActivationMode::degraded;
+  // Another mode for some volumes; null: for none.
+  std::function<std::optional<ActivationMode>(const LogicalVolume&)> own_mode = {};
   // Also LVs with the flag that keeps them from being activated (lvchange --setactivationskip).
   bool skipped = true;
   // Also inner LVs that no active volume uses.

@@ -67,6 +67,8 @@ struct MemberStatus {
   uint32_t read_errors = 0;  // corrected
   bool replacement = false;  // replaces the member of its slot, which serves until that is done
   bool to_replace = false;   // a spare replaces it, or will when there is one
+  bool failfast = false;
+  uint64_t data_offset = 0;  // where its data begins
 };
 
 struct SyncProgress {
@@ -95,8 +97,10 @@ struct ArrayStatus {
   uint64_t sync_speed_min = 0, sync_speed_max = 0;
   struct Bitmap {
     uint64_t chunk = 0, pages = 0, used_pages = 0, dirty_bits = 0;
+    uint32_t write_behind = 0;  // writes; 0: none
   };
   std::optional<Bitmap> bitmap;
+  bool has_ppl = false;  // a partial parity log is kept
 };
 
 class Array final : public BlockDevice {

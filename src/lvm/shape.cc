@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What volumes are made of, in lvcreate's words.
+#include <algorithm>
+
+#include "lvm/segment_type.h"
+#include "volfs/lvm/model.h"
+
+namespace volfs::lvm {
+
+uint32_t data_stripes(const Segment& segment) {
+  if (segment.areas.empty()) return 1;
+  const RaidKind* raid = find_raid_kind(segment.type);
+  const auto areas = static_cast<uint32_t>(segment.areas.size());
+  if (raid == nullptr) return segment.type == "striped" ? areas : 1;
+  if (raid->target == "raid1") return 1;
+  if (raid->target == "raid10") return areas / std::max(segment.data_copies, 2u);
+  return areas - raid->parity;
+}
+
+VolumeShape shape_of(const VolumeGroup& group, uint32_t lv) {
+  VolumeShape shape;
+  if (group.lvs[lv].segments.empty()) return shape;
+  const Segment& first = group.lvs[lv].segments.front();
+  const auto areas = static_cast<uint32_t>(first.areas.size());
+  shape.type = first.type == "striped" && areas < 2 ? "linear" : first.type;
+  shape.stripes = data_stripes(first);
+  if (shape.stripes > 1) shape.stripe_size = first.stripe_size;
+  shape.region_size = first.region_size;
+  const RaidKind* raid = find_raid_kind(first.type);
+  if (first.type == "mirror" || (raid != nullptr && raid->target == "raid1"))
+    shape.mirrors = std::max(areas, 1u) - 1;
+  else if (raid != nullptr && raid->target == "raid10")
+    shape.mirrors = std::max(first.data_copies, 2u) - 1;
+  if (const auto link = group.link_of_cow(lv)) {
+    const Segment& snapshot = group.lvs[*link].segments.front();
+    shape.type = "snapshot";
+    shape.origin = group.lvs[*snapshot.origin].name;
+    shape.chunk_size = snapshot.chunk_size;
+  }
+  return shape;
+}
+
+}  // namespace volfs::lvm
