@@ -87,14 +87,14 @@ _volfs_flags() {
       --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --yes --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
-      --permission --addtag --deltag --alloc --yes --force --json" ;;
+      --permission --addtag --deltag --alloc --yes --force --activationmode --background --json" ;;
     map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
     where) words="--image --json" ;;
     top) words="--delay --count --json" ;;
     graph) words="--svg --json" ;;
     apply) words="--dry-run --yes --json" ;;
     overlay) words="--yes --dry-run --force --json" ;;
-    image) words="--readonly --direct --partition --offset --length --json" ;;
+    image) words="--readonly --direct --partition --offset --length --no-activate --json" ;;
     *) words="--json" ;;
   esac
   printf '%s --help\n' "$words"
@@ -103,7 +103,7 @@ _volfs_flags() {
 _volfs_subcommands() {
   case $1 in
     map) echo "create load clear suspend resume remove rename message table status" ;;
-    lv) echo "create extend reduce remove rename change activate deactivate" ;;
+    lv) echo "create extend reduce remove rename change merge activate deactivate" ;;
     array) echo "create assemble fail remove add replace check repair idle frozen wait stop mdstat" ;;
     snapshot) echo "create remove merge wait status" ;;
     image) echo "add remove" ;;
@@ -111,17 +111,51 @@ _volfs_subcommands() {
   esac
 }
 
+# The values that an option of a command may have; nothing if they cannot be listed.
+_volfs_values() {
+  case $1,$2 in
+    array,-l|array,--level) echo "linear raid0 raid1 raid4 raid5 raid6 raid10 0 1 4 5 6 10" ;;
+    array,-p|array,--layout) echo "left-symmetric right-symmetric left-asymmetric right-asymmetric parity-first
+      parity-last n2 f2 o2 original alternate" ;;
+    array,-e|array,--metadata) echo "0.90 1.0 1.1 1.2" ;;
+    array,-b|array,--bitmap) echo "internal none" ;;
+    array,-k|array,--consistency-policy) echo "resync bitmap ppl" ;;
+    lv,--type) echo "linear striped raid0 raid1 raid4 raid5 raid6 raid10 error zero" ;;
+    lv,-l|lv,--extents) echo "100%FREE +100%FREE 50%VG 20%ORIGIN" ;;
+    lv,-p|lv,--permission) echo "r rw" ;;
+    lv,--alloc) echo "inherit normal contiguous cling anywhere" ;;
+    lv,--activationmode) echo "complete degraded partial" ;;
+    lv,-s|lv,--snapshot) _volfs_origins "${plain[2]-}" ;;
+  esac
+}
+
+# The volumes of the group that a path is in, by their names.
+_volfs_origins() {
+  local mount group
+  mount=$(_volfs_mount_of "$1") || return
+  group=${1#"$mount"/}
+  find "$mount/${group%%/*}" -mindepth 1 -maxdepth 1 -type f -printf '%P\n' 2>/dev/null
+}
+
 _volfs() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
   local -a plain
   COMPREPLY=()
   mapfile -t plain < <(_volfs_plain_words)
+  # --level=VALUE is three words to bash.
+  if [ "$cur" = = ]; then
+    cur=
+  elif [ "$previous" = = ]; then
+    previous=${COMP_WORDS[COMP_CWORD - 2]}
+  fi
   if [ "$COMP_CWORD" = 1 ]; then
     words="mount umount create check scan inspect status tree where top graph events apply image map lv array snapshot overlay
       --help --version"
   elif [ "$previous" = -o ]; then
     _volfs_options
     return
+  elif words=$(_volfs_values "$command" "$previous") && [ -n "$words" ]; then
+    :
   elif [ "$previous" = --with ]; then
     words=$(_volfs_members "${plain[2]-}")
   elif [ "$previous" = --image ]; then
@@ -148,6 +182,8 @@ _volfs() {
           fail|remove|replace) words=$(_volfs_members "${plain[2]}") ;;
           add|create|assemble) words=$(_volfs_devices "${plain[2]}") ;;
         esac ;;
+      lv,[3-9]|lv,[1-9][0-9])
+        case ${plain[1]} in create|extend) words=$(_volfs_devices "${plain[2]}" image; _volfs_devices "${plain[2]}" array) ;; esac ;;
       snapshot,2|lv,2|where,1) _volfs_words_or_files "$(_volfs_paths volumes)"; return ;;
       *) _volfs_words_or_files ""; return ;;
     esac

@@ -63,7 +63,7 @@ json plan_json(const ApplyPlan& plan, bool done) {
 }
 
 // The plan is told of a failure, too, in the one object there is.
-void tell(const ApplyPlan& plan, bool done, Session& session) {
+void tell_plan(const ApplyPlan& plan, bool done, Session& session) {
   json all = plan_json(plan, done);
   if (session.failure) all["error"] = to_json(*session.failure);
   session.failure.reset();
@@ -140,7 +140,7 @@ void apply(const ApplyArguments& arguments, Session& session) {
     if (!result) session.fail(result.error());
     done = result.has_value();
   }
-  if (session.json) tell(plan, done || nothing, session);
+  if (session.json) tell_plan(plan, done || nothing, session);
 }
 
 }  // namespace

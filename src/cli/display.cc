@@ -70,17 +70,30 @@ size_t columns_of(std::string_view text) {
   return columns;
 }
 
-std::string padded(std::string_view text, size_t width, bool cut) {
+std::string shortened(std::string_view text, size_t width) {
   const size_t columns = columns_of(text);
-  if (columns <= width) return std::string(text) + std::string(width - columns, ' ');
-  if (!cut || width == 0) return std::string(text);
+  if (columns <= width || width == 0) return std::string(text);
+  const size_t head = width / 2, tail = columns - (width - head - 1);
   std::string out;
-  size_t taken = 0;
+  size_t column = 0;
   for (const char c : text) {
-    if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && ++taken == width) break;
-    out += c;
+    if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && ++column == head + 1) out += '~';
+    if (column <= head || column > tail) out += c;
   }
-  return out + "~";
+  return out;
+}
+
+std::string padded(std::string_view text, size_t width, bool cut) {
+  std::string out = cut ? shortened(text, width) : std::string(text);
+  const size_t columns = columns_of(out);
+  if (columns < width) out.append(width - columns, ' ');
+  return out;
+}
+
+size_t room_behind(size_t used) {
+  if (isatty(STDOUT_FILENO) != 1) return std::string::npos;
+  const size_t columns = terminal_columns();
+  return columns > used ? columns - used : 1;
 }
 
 std::string short_count(double value) {
@@ -108,9 +121,9 @@ void print_json(const nlohmann::json& value) {
   fmt::print("{}\n", value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-unsigned terminal_columns() {
+unsigned terminal_columns(int fd) {
   winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return 80;
 }
 

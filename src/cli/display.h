@@ -21,8 +21,13 @@ Colour colour_of_state(std::string_view state);
 
 // Characters, not bytes, of UTF-8 text.
 size_t columns_of(std::string_view text);
-// TEXT and blanks up to WIDTH columns; a longer one is cut and ends in "~" if CUT.
+// TEXT, or if it has more columns than WIDTH its beginning and its end, "~" in between: names often
+// differ at their ends.
+std::string shortened(std::string_view text, size_t width);
+// TEXT and blanks up to WIDTH columns; a longer one is shortened if CUT.
 std::string padded(std::string_view text, size_t width, bool cut = false);
+// What is left of a line of the terminal behind USED columns; in a pipe as much as one likes.
+size_t room_behind(size_t used);
 
 // "950", "12.3k", "4.56M": at most 5 columns.
 std::string short_count(double value);
@@ -36,7 +41,7 @@ std::string duration(uint64_t seconds);
 // To standard output, indented; what is no UTF-8 is replaced.
 void print_json(const nlohmann::json& value);
 
-// Columns of the terminal; 80 if it is none or does not say.
-unsigned terminal_columns();
+// Columns of the terminal that FD is; 80 if it is none or does not say.
+unsigned terminal_columns(int fd = 1);
 
 }  // namespace volfs::cli

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "display.h"
 #include "volfs/units.h"
 
 namespace volfs::cli {
@@ -28,9 +29,14 @@ void Progress::show(uint64_t done) {
     const auto rest = static_cast<uint64_t>(static_cast<double>(total_ - done) / rate);
     left = fmt::format(", {}:{:02}:{:02} left", rest / 3600, rest / 60 % 60, rest % 60);
   }
-  fmt::print(stderr, "\r\033[K{}: {:.1f} %, {}/s{}", what_,
-             100.0 * static_cast<double>(std::min(done, total_)) / static_cast<double>(total_),
-             format_size_rounded(static_cast<uint64_t>(rate)), left);
+  const std::string far =
+      fmt::format(": {:.1f} %, {}/s{}",
+                  100.0 * static_cast<double>(std::min(done, total_)) / static_cast<double>(total_),
+                  format_size_rounded(static_cast<uint64_t>(rate)), left);
+  // A line that wraps would not be drawn over.
+  const size_t columns = terminal_columns(STDERR_FILENO);
+  const size_t room = columns > far.size() + 1 ? columns - far.size() - 1 : 1;
+  fmt::print(stderr, "\r\033[K{}{}", shortened(what_, room), far);
   std::fflush(stderr);
   shown_ = true;
 }

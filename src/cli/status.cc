@@ -19,14 +19,21 @@ namespace {
 using nlohmann::json;
 
 void print_status(const json& status) {
-  size_t width = 4;
-  for (const json& device : status["devices"])
-    width = std::max(width, device.value("name", "").size());
-  fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", "NAME", width, "KIND", "SIZE", "STATE");
-  for (const json& device : status["devices"])
-    fmt::print("{:<{}}  {:<8}  {:>10}  {}\n", device.value("name", ""), width,
+  size_t width = 4, state_width = 5;
+  for (const json& device : status["devices"]) {
+    width = std::max(width, columns_of(device.value("name", "")));
+    state_width = std::max(state_width, columns_of(state_of(device)));
+  }
+  // On a terminal long names give way to the columns behind them.
+  constexpr size_t between = 24, least = 20;
+  width = std::min(width, std::max(least, room_behind(between + state_width)));
+  fmt::print("{}  {:<8}  {:>10}  {}\n", padded("NAME", width), "KIND", "SIZE", "STATE");
+  for (const json& device : status["devices"]) {
+    const std::string state = state_of(device);
+    fmt::print("{}  {:<8}  {:>10}  {}\n", padded(device.value("name", ""), width, true),
                device.value("kind", ""), format_size_rounded(device.value("size", uint64_t{0})),
-               coloured(state_of(device), colour_of_state(state_of(device))));
+               coloured(shortened(state, room_behind(width + between)), colour_of_state(state)));
+  }
 }
 
 void print_where(const json& where) {

@@ -101,10 +101,11 @@ void print_sync(const json& device) {
   const std::string state = state_of(device);
   const json& sync = device["array"]["sync"];
   if (sync.value("action", "idle") == "idle" && state.starts_with("active")) return;
-  std::string text = fmt::format("{}: {}", device.value("name", ""), state);
+  std::string text = ": " + state;
   if (const auto speed = sync.value("speed", uint64_t{0}); speed > 0)
     text += fmt::format(", {}/s, {} left", short_bytes(static_cast<double>(speed)),
                         duration(sync.value("seconds_left", uint64_t{0})));
+  text = shortened(device.value("name", ""), room_behind(columns_of(text))) + text;
   fmt::print("{}\n", coloured(text, colour_of_state(state)));
 }
 

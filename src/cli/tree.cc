@@ -83,11 +83,12 @@ class Tree {
     if (const auto role = roles_.find(name); role != roles_.end()) state = role->second;
     const std::string open =
         device.contains("open") ? std::to_string(device.value("open", 0U)) : "";
-    fmt::print("{}  {}  {:>8}  {:>4}  {}\n",
-               padded(lead + shown_name(name), width_, isatty(STDOUT_FILENO) == 1),
-               padded(type_of(device), type_width_),
-               short_bytes(static_cast<double>(device.value("size", uint64_t{0}))), open,
-               coloured(state, colour_of_state(state)));
+    fmt::print(
+        "{}  {}  {:>8}  {:>4}  {}\n",
+        padded(lead + shown_name(name), width_, isatty(STDOUT_FILENO) == 1),
+        padded(type_of(device), type_width_),
+        short_bytes(static_cast<double>(device.value("size", uint64_t{0}))), open,
+        coloured(shortened(state, room_behind(width_ + type_width_ + 20)), colour_of_state(state)));
     if (!printed_.insert(name).second) return;
     const auto users = children(name);
     for (size_t i = 0; i < users.size(); ++i) {

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The commands that show a mount and that bring it to a changed definition."""
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import re
+import select
+import shutil
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -49,6 +55,67 @@ def test_tree_is_plain_in_a_pipe(t):
            ["disk1", "image", "8.00M", "active"],
            ["└─wide", "map striped", "4.00M", "0", "active"]], "the tree")
     holds(all(len(line) <= 80 for line in text.splitlines()), "a line longer than 80 columns")
+
+
+LONG = """
+volfs: 1
+images:
+  a-disk-with-quite-a-long-name-indeed-0: {path: 0.img, size: 24MiB}
+  a-disk-with-quite-a-long-name-indeed-1: {path: 1.img, size: 24MiB}
+  a-disk-with-quite-a-long-name-indeed-2: {path: 2.img, size: 24MiB}
+arrays:
+  an-array-that-has-a-long-name-too-0: {level: raid5, devices: [a-disk-with-quite-a-long-name-indeed-0,
+    a-disk-with-quite-a-long-name-indeed-1, a-disk-with-quite-a-long-name-indeed-2], sync_speed_max: 2MiB, sync_speed_min: 2MiB}
+volume_groups:
+  a-volume-group-with-a-long-name:
+    physical_volumes: [an-array-that-has-a-long-name-too-0]
+    logical_volumes: {a-logical-volume-with-a-long-name: {size: 16MiB}, snap: {type: snapshot, size: 8MiB,
+      origin: a-logical-volume-with-a-long-name}}
+"""
+
+
+def on_a_terminal(columns, *command, seconds=60, **environment):
+    """The lines that a command draws on a terminal of so many columns, with colours and without."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen([lab.VOLFS, *map(str, command)], stdin=terminal, stdout=terminal, stderr=terminal,
+                               env={**os.environ, "TERM": "xterm", **environment})
+    os.close(terminal)
+    screen = b""
+    while select.select([master], [], [], seconds)[0]:
+        try:
+            screen += os.read(master, 65536)
+        except OSError:  # nobody has the terminal any more
+            break
+    os.close(master)
+    process.wait(60)
+    lines = re.split("\r?\n|\r", screen.decode())
+    return lines, [re.sub("\033\\[[0-9;]*[A-Za-z]", "", line) for line in lines]
+
+
+def test_long_names_fit_a_terminal_of_80_columns(t):
+    definition = t.define(LONG)
+    volfs("create", definition)
+    t.mount(definition)
+    names = [f"a-disk-with-quite-a-long-name-indeed-{i}" for i in range(3)]
+    array = t.mnt / "an-array-that-has-a-long-name-too-0"
+    for command in (("tree",), ("status",), ("top", "-n", "1", "-d", "0.1")):
+        coloured, plain = on_a_terminal(80, command[0], t.mnt, *command[1:])
+        text = "\n".join(plain)
+        equal([line for line in plain if len(line) > 80], [], f"{command}: lines that are too long")
+        holds("\033[" in "".join(coloured), f"{command}: no colours on a terminal")
+        for end in ("indeed-0", "indeed-1", "indeed-2", "too-0"):
+            holds("~" in text and any(line.split("  ")[0].rstrip().endswith(end) or f"{end} " in line for line in plain),
+                  f"{command}: which one ends in {end} is not to be seen:\n{text}")
+        equal("\033[" in "".join(on_a_terminal(80, command[0], t.mnt, *command[1:], NO_COLOR="1")[0]), False, "NO_COLOR")
+        piped = volfs(command[0], t.mnt, *command[1:])
+        holds("\033" not in piped, f"{command}: an escape in a pipe")
+        if command[0] != "top":
+            holds(all(name in piped for name in names), f"{command}: a pipe has no columns:\n{piped}")
+    _, drawn = on_a_terminal(80, "array", "wait", array)
+    holds(any("%" in line and "left" in line for line in drawn), f"no progress: {drawn[-5:]}")
+    equal([line for line in drawn if len(line) > 80], [], "progress that wraps")
+    holds("%" not in run(lab.VOLFS, "array", "wait", array), "progress in a pipe")
 
 
 def test_where_goes_both_ways(t):
@@ -367,6 +434,21 @@ def test_completion_knows_volumes_members_and_images(t):
     equal(complete(t, "volfs", "apply", "--dr"), ["--dry-run"], "an option")
     equal(complete(t, "volfs", "array", "add", f"{mnt}/md0", "--y"), ["--yes"], "an option of array")
     equal(complete(t, "volfs", "create", "--y"), ["--yes"], "an option of create")
+    for words, expected in (
+            (("array", "create", f"{mnt}/md0", "--level", "raid1"), ["raid1", "raid10"]),
+            (("array", "create", f"{mnt}/md0", "--level", "=", "raid5"), ["raid5"]),
+            (("array", "create", f"{mnt}/md0", "--consistency-policy", ""), ["bitmap", "ppl", "resync"]),
+            (("array", "create", f"{mnt}/md0", "-e", "1."), ["1.0", "1.1", "1.2"]),
+            (("lv", "change", f"{mnt}/vg/a", "-p", ""), ["r", "rw"]),
+            (("lv", "create", f"{mnt}/vg/a", "--type", "raid1"), ["raid1", "raid10"]),
+            (("lv", "create", f"{mnt}/vg/a", "--alloc", "c"), ["cling", "contiguous"]),
+            (("lv", "extend", f"{mnt}/vg/a", "-l", "+"), ["+100%FREE"]),
+            (("lv", "extend", f"{mnt}/vg/a", "-l", "9", "disk"), ["disk0", "disk1"]),
+            (("lv", "extend", f"{mnt}/w"), [f"{mnt}/wide"] * 2),
+            (("lv", "activate", f"{mnt}/vg", "--activationmode", "p"), ["partial"])):
+        equal(complete(t, "volfs", *words), expected, f"{words}")
+    if shutil.which("zsh"):
+        run("zsh", "-n", pathlib.Path(__file__).resolve().parents[2] / "conf/completions/_volfs")
 
 
 def test_every_command_has_a_page(t):
