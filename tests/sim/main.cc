@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "support/sim_scheduler.h"
@@ -43,24 +44,27 @@ struct Outcome {
 Outcome run(const Plan& plan) {
   Outcome outcome;
   SimScheduler sim(plan.seed);
+  std::optional<World> world;
   try {
-    World world(plan.seed);
-    if (plan.trace) fmt::print("{}", world.definition_text());
+    world.emplace(plan.seed);
+    if (plan.trace) fmt::print("{}", world->definition_text());
     for (uint64_t step = 0; step < plan.steps; ++step) {
       outcome.steps = step + 1;
       if (plan.left_out.contains(step)) continue;
       Random random = lots_of(plan, step);
       if (plan.trace) fmt::print("{}: ", step);
-      const std::string text = world.step(random);
+      const std::string text = world->step(random);
       if (plan.trace) fmt::print("{}\n", text);
       if (plan.trace) std::fflush(stdout);
     }
-    world.finish();
+    world->finish();
   } catch (const Ended& ended) {
     if (plan.trace) fmt::print("ended: {}", ended.what());
   } catch (const Failure& failure) {
     outcome.failure = failure.what();
+    if (plan.trace && world) fmt::print("\n{}", world->describe());
   }
+  world.reset();
   outcome.fingerprint = sim.fingerprint();
   return outcome;
 }

@@ -187,6 +187,18 @@ void World::close() {
   machine_.settle();
 }
 
+std::string World::describe() const {
+  if (!engine_) return text_;
+  std::string text;
+  engine_->for_each_node([&](engine::Node& node) {
+    if (const auto* each = dynamic_cast<const md::Array*>(node.device.get()))
+      text += each->mdstat();
+    if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get()))
+      text += fmt::format("{}: {}{}: {}", node.name, map->table(), node.name, map->status());
+  });
+  return text;
+}
+
 // ---- volumes
 
 std::shared_ptr<engine::Volume> World::volume(const std::string& path) const {

@@ -80,6 +80,8 @@ class World {
   void finish();
 
   const std::string& definition_text() const { return text_; }
+  // What there is, in the words of /proc/mdstat and dmsetup.
+  std::string describe() const;
 
  private:
   using Operation = std::string (World::*)(test::Random&);
