@@ -106,8 +106,17 @@ std::string World::wait(test::Random& random) {
   return fmt::format("wait {} ms", time.count());
 }
 
+// A snapshot that has become invalid is marked so, if its store can be written: where that had no
+// room, it is shown again after a restart, as by Linux, and holds anything.
+void World::forget_invalid() {
+  for (auto& [path, shape] : structure_)
+    if (shape.is->may_overflow && is_invalid(volume(path)->device()))
+      shape.is->oracle = Oracle(shape.is->oracle.sectors(), unknown);
+}
+
 std::string World::restart(test::Random&) {
   machine_.heal();
+  forget_invalid();
   const bool at_risk = !survives_cut();
   close();
   start_again(at_risk);
@@ -266,6 +275,7 @@ std::string World::cut_power(test::Random& random) {
   // here.
   const auto contents =
       machine_.cut(position, random, [](BlockDevice& disk) { return md::scan(disk).has_value(); });
+  forget_invalid();
   const Structure changed = structure_;
   engine_.reset();
   machine_.start_with(contents);

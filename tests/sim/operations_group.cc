@@ -15,7 +15,10 @@ constexpr uint64_t extent = 64 * KiB;
 
 // What may keep a change from being made: then nothing is changed. Simulated machines can be slow.
 bool is_put_off(const Status& status) {
-  return !status && (status.error().code() == ENOSPC || status.error().code() == ETIMEDOUT);
+  if (status) return false;
+  const int code = status.error().code();
+  const bool merging = code == EBUSY && status.error().text().find("merg") != std::string::npos;
+  return code == ENOSPC || code == ETIMEDOUT || merging;
 }
 
 }  // namespace
@@ -23,7 +26,7 @@ bool is_put_off(const Status& status) {
 std::string World::change_group(test::Random& random) {
   static constexpr Operation changes[] = {&World::create_volume, &World::create_snapshot,
                                           &World::remove_volume, &World::resize_volume,
-                                          &World::rename_volume};
+                                          &World::rename_volume, &World::merge_snapshot};
   std::string text = (this->*changes[random.below(std::size(changes))])(random);
   check_structure();
   return text;
@@ -33,7 +36,10 @@ std::string World::create_volume(test::Random& random) {
   lvm::VolumeParameters wanted;
   wanted.name = fmt::format("lv{}", next_name_++);
   wanted.size = {lvm::SizeRequest::Of::extents, random.between(1, 8)};
-  if (pvs_.size() > 1 && random.one_in(2)) {
+  if (pvs_.size() > 1 && random.one_in(3)) {
+    wanted.type = "raid1";
+    wanted.region_size = 4 * KiB;
+  } else if (pvs_.size() > 1 && random.one_in(2)) {
     wanted.type = "striped";
     wanted.stripes = 2;
     wanted.stripe_size = 4 * KiB;
@@ -93,6 +99,26 @@ void World::learn_both(const std::string& path, const Write& write,
     if ((*is)[i] != write.id + i && (*is)[i] != old[write.first + i])
       throw Failure(fmt::format("{}: sector {} is neither old nor new", path, write.first + i));
   structure_.at(path).is->oracle.learn(write.first, *is, {0, 0});
+}
+
+// What the snapshot holds is the origin's at once; the name of the snapshot goes.
+std::string World::merge_snapshot(test::Random& random) {
+  auto names = volumes_of_group(true);
+  std::erase_if(names, [&](const std::string& name) {
+    const Expectation& is = *structure_.at("vg/" + name).is;
+    return is.origin.empty() || is.may_overflow;
+  });
+  if (names.empty()) return "no snapshot to merge";
+  const std::string name = names[random.below(names.size())], path = "vg/" + name;
+  const Status done = must(engine_->volume_group("vg"))->merge(name);
+  if (is_put_off(done)) return fmt::format("{} is not merged: {}", path, done.error().text());
+  must(done);
+  const std::string origin = structure_.at(path).is->origin;
+  auto is = std::make_shared<Expectation>(*structure_.at(path).is);
+  is->origin.clear();
+  structure_.at(origin).is = is;
+  structure_.erase(path);
+  return fmt::format("merge {} into {}", path, origin);
 }
 
 std::string World::remove_volume(test::Random& random) {

@@ -91,6 +91,7 @@ class World {
   void create();
   std::string try_to_assemble();
   void assemble();
+  void forget_invalid();
   void start_again(bool at_risk);
   void close();
   void adopt_structure(const Structure& before, const Structure& after, size_t position,
@@ -135,6 +136,7 @@ class World {
   std::string change_group(test::Random& random);
   std::string create_volume(test::Random& random);
   std::string create_snapshot(test::Random& random);
+  std::string merge_snapshot(test::Random& random);
   std::string remove_volume(test::Random& random);
   std::string resize_volume(test::Random& random);
   std::string rename_volume(test::Random& random);
