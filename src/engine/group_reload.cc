@@ -8,6 +8,7 @@
 
 #include "volfs/dm/table.h"
 #include "volfs/log.h"
+#include "volfs/sync.h"
 
 namespace volfs::engine {
 namespace {
@@ -46,6 +47,19 @@ bool names(const lvm::PlannedDevice& device, std::string_view name) {
       rest.remove_prefix(std::min(word.size() + 1, rest.size()));
     }
   return false;
+}
+
+// A table may need what the system has not got at the moment: threads, for a raid set. Its users
+// wait anyway, and would do so for good if nobody tried again.
+Status resume_at_last(dm::MappedDevice& map) {
+  constexpr int most_tries = 60;
+  constexpr Nanos between = std::chrono::milliseconds(500);
+  for (int tries = 1;; ++tries) {
+    auto resumed = map.resume();
+    if (resumed || tries == most_tries) return resumed;
+    if (resumed.error().code() != EAGAIN && resumed.error().code() != ENOMEM) return resumed;
+    sleep_for(between);
+  }
 }
 
 }  // namespace
@@ -276,7 +290,7 @@ Status GroupReload::finish() {
   finished_ = true;
   Status first;
   const auto resume = [&](Item& item) {
-    if (auto resumed = map_behind(*item.node).resume(); !resumed && first)
+    if (auto resumed = resume_at_last(map_behind(*item.node)); !resumed && first)
       first = std::move(resumed);
   };
   // A snapshot must be there before its origin is written to.

@@ -143,6 +143,16 @@ std::string World::look_over(test::Random& random) {
   }
 }
 
+// What was recorded as bad or torn is written as it is, so that no later loss comes on top of it.
+void World::write_again(md::Array& array) {
+  std::vector<std::byte> bytes(64 * KiB);
+  for (uint64_t at = 0; at < array.size(); at += bytes.size()) {
+    const auto piece = std::span(bytes).first(std::min<uint64_t>(bytes.size(), array.size() - at));
+    must(array.read(at, piece));
+    must(array.write(at, piece));
+  }
+}
+
 // A write or flush of one member fails, of data or metadata.
 std::string World::fail_writes(test::Random& random) {
   const Running running = *any_array(random);
@@ -166,13 +176,7 @@ std::string World::fail_writes(test::Random& random) {
   (void)flush(random);
   for (int i = 0; i < 2; ++i) (void)read(random);
   disk.remove_all();
-  // What was recorded as bad is written again, so that no later loss comes on top of it.
-  std::vector<std::byte> bytes(64 * KiB);
-  for (uint64_t at = 0; at < each.size(); at += bytes.size()) {
-    const auto piece = std::span(bytes).first(std::min<uint64_t>(bytes.size(), each.size() - at));
-    must(each.read(at, piece));
-    must(each.write(at, piece));
-  }
+  write_again(each);
   return fmt::format("writes of {} fail for a while", victim);
 }
 

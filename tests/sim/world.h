@@ -161,6 +161,7 @@ class World {
   md::Array* array(const std::string& name) const;
   BlockDevice& device_of(const std::string& disk) const;
   bool is_whole(md::Array& array) const;
+  void write_again(md::Array& array);
   // Whether a power cut now leaves all that was flushed, whatever else.
   bool survives_cut() const;
   std::set<std::string> members_of(md::Array& array) const;
