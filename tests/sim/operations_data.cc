@@ -203,17 +203,21 @@ std::string World::run_out_of_room(test::Random& random) {
   return fmt::format("{} has no room for {} bytes at {}", disk.name(), range.length, range.offset);
 }
 
-// The system has no threads to give for a while.
+// The system has no threads to give for a while, whatever waits for one.
 std::string World::refuse_threads(test::Random& random) {
   auto& simulated = *static_cast<test::SimScheduler*>(scheduler());
+  const auto time = std::chrono::milliseconds(random.below(300));
+  const Thread end = must(Thread::start("end", [&simulated, time] {
+    sleep_for(time);
+    simulated.refuse_threads(0);
+  }));
   simulated.refuse_threads(EAGAIN);
   for (int i = 0; i < 3; ++i) {
     do_write(draw_write(random, any_volume(random)));
     (void)flush(random);
     (void)read(random);
   }
-  simulated.refuse_threads(0);
-  return "no new threads for a while";
+  return fmt::format("no new threads for {} ms", time.count());
 }
 
 std::string World::set_clock(test::Random& random) {

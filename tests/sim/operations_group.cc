@@ -37,7 +37,8 @@ std::string World::create_volume(test::Random& random) {
   wanted.name = fmt::format("lv{}", next_name_++);
   wanted.size = {lvm::SizeRequest::Of::extents, random.between(1, 8)};
   if (pvs_.size() > 1 && random.one_in(3)) {
-    wanted.type = "raid1";
+    wanted.type = pvs_.size() > 2 && random.one_in(2) ? "raid5" : "raid1";
+    if (wanted.type == "raid5") wanted.stripes = 2;
     wanted.region_size = 4 * KiB;
   } else if (pvs_.size() > 1 && random.one_in(2)) {
     wanted.type = "striped";
