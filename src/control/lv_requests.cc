@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cerrno>
+#include <string_view>
+#include <utility>
 
 #include "requests.h"
 #include "volfs/lvm/edit.h"
@@ -190,10 +192,12 @@ Result<json> set_active(const RequestContext& context, const Fields& fields) {
 }
 
 Result<lvm::ActivationMode> mode_of(const Fields& fields) {
+  using Mode = lvm::ActivationMode;
+  static constexpr std::array<std::pair<std::string_view, Mode>, 3> modes{
+      {{"complete", Mode::complete}, {"degraded", Mode::degraded}, {"partial", Mode::partial}}};
   VOLFS_TRY_ASSIGN(const std::string name, fields.text_or("activation", "degraded"));
-  if (name == "complete") return lvm::ActivationMode::complete;
-  if (name == "degraded") return lvm::ActivationMode::degraded;
-  if (name == "partial") return lvm::ActivationMode::partial;
+  for (const auto& [word, mode] : modes)
+    if (word == name) return mode;
   return fail_invalid(
       fmt::format("'activation' is '{}'; expected complete, degraded or partial", name));
 }
