@@ -229,8 +229,8 @@ void ArrayGroup::note_halves(const std::vector<FoundMember>& members,
     if (each.state != State::apart) continue;
     const ArrayMember& found = member(each.device);
     const auto half = std::ranges::find_if(halves, [&](const auto& known) {
-      return !md::reports_failed(found.sb, known.front()->sb) &&
-             !md::reports_failed(known.front()->sb, found.sb);
+      return !md::written_apart(found.sb, known.front()->sb) &&
+             !md::written_apart(known.front()->sb, found.sb);
     });
     if (half == halves.end())
       halves.push_back({&found});
@@ -241,8 +241,9 @@ void ArrayGroup::note_halves(const std::vector<FoundMember>& members,
     std::string names;
     for (const ArrayMember* each : half) names += (names.empty() ? "" : " and ") + each->device;
     notes.push_back(fmt::format(
-        "{} and {} are of halves that were written apart: each says that the other has failed, and "
-        "what was written to the one since then the other does not have",
+        "{} and {} are of halves that were written apart: they know nothing of each other, "
+        "and what was written to the one since then the other does not "
+        "have",
         names, freshest().device));
     notes.push_back(fmt::format("the half of {} is taken: {}; {} {} left out and not changed",
                                 freshest().device, why_taken(*half.front()), names,

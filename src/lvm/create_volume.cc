@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 
 #include "lvm/edit_parts.h"
 #include "lvm/segment_type.h"
@@ -49,6 +50,7 @@ Result<Shape> shape_of(const VolumeParameters& parameters) {
     } else if (shape.raid->target == "raid10") {
       shape.data_legs = stripes == 0 ? 2 : stripes;
       shape.legs = 2 * shape.data_legs;
+      if (shape.data_legs < 2) return fail_invalid("a raid10 needs 2 stripes of data");
     } else {
       const unsigned usual = shape.raid->parity == 2 ? 3 : 2;
       shape.data_legs = stripes == 0 ? usual : stripes;
@@ -75,6 +77,12 @@ uint32_t metadata_extents(uint64_t region, uint64_t length, uint64_t extent_size
   const uint64_t bitmap = div_round_up(div_round_up(length, region), 8);
   return static_cast<uint32_t>(
       div_round_up(round_up(raid_metadata_heads + bitmap, sector_size), extent_size));
+}
+
+uint64_t total_extents(const VolumeGroup& group) {
+  uint64_t sum = 0;
+  for (const PhysicalVolume& pv : group.pvs) sum += pv.extent_count;
+  return sum;
 }
 
 std::vector<uint32_t> allowed_pvs(const std::vector<uint32_t>& pvs, const VolumeGroup& group) {
@@ -241,8 +249,16 @@ Result<uint32_t> create_volume(VolumeGroup& group, const VolumeParameters& param
                   // The share is of what is taken, so that 100%FREE fits.
                   extents = extents / shape.legs * shape.data_legs;
                 }
-                extents = static_cast<uint32_t>(share ? round_down(extents, shape.data_legs)
-                                                      : round_up(extents, shape.data_legs));
+                const uint64_t whole = share ? round_down(uint64_t{extents}, shape.data_legs)
+                                             : round_up(uint64_t{extents}, shape.data_legs);
+                if (const uint64_t room = total_extents(next); shape.on_pvs && whole > room)
+                  return fail(Error::make(
+                      ENOSPC, fmt::format("not enough free extents: {} are wanted, and the group "
+                                          "has {} in all",
+                                          whole, room)));
+                if (whole > UINT32_MAX)
+                  return fail_invalid(fmt::format("{} extents are too many", whole));
+                extents = static_cast<uint32_t>(whole);
                 FreeMap free(next, pvs);
                 const uint32_t lv =
                     add_lv(next, parameters.name, ids, provenance, true, !parameters.read_only);

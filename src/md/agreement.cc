@@ -40,11 +40,17 @@ size_t freshest(std::span<const MemberMetadata* const> members) {
   return static_cast<size_t>(found - members.begin());
 }
 
-bool reports_failed(const MemberMetadata& member, const MemberMetadata& other) {
+bool written_apart(const MemberMetadata& member, const MemberMetadata& other) {
   const uint32_t disks = member.array.geometry.raid_disks;
-  const uint16_t place = other.role();
-  return member.role() < disks && place < disks && place != member.role() &&
-         std::ranges::find(member.array.roles, place) == member.array.roles.end();
+  const auto &roles = member.array.roles, &others = other.array.roles;
+  const auto is_active = [disks](uint16_t role) { return role < disks; };
+  if (!is_active(member.role()) || !is_active(other.role()) || member.recovery_offset) return false;
+  if (member.array.version == SuperblockVersion::v0_90)
+    return other.role() != member.role() && std::ranges::find(roles, other.role()) == roles.end();
+  const size_t both = std::min(roles.size(), others.size());
+  for (size_t number = 0; number < both; ++number)
+    if (is_active(roles[number]) && is_active(others[number])) return false;
+  return true;
 }
 
 Standing standing(const MemberMetadata& member, const MemberMetadata& freshest) {
@@ -53,7 +59,9 @@ Standing standing(const MemberMetadata& member, const MemberMetadata& freshest) 
   if (member.dev_number < a.roles.size()) s.role = a.roles[member.dev_number];
   if (s.role < max_role && member.role() == role_spare) s.role = role_spare;
   s.stale = member.array.events + 1 < a.events;
-  s.apart = s.role >= max_role && reports_failed(member, freshest);
+  // With one event between them the last update may not have reached a member that is known.
+  const bool certain = s.role >= max_role || member.array.events == a.events;
+  s.apart = certain && written_apart(member, freshest);
   if (s.apart) s.role = role_faulty;
   return s;
 }

@@ -158,10 +158,10 @@ void Assembler::find_roles() {
     c.apart = s.apart;
     if (s.apart)
       log_warning(
-          "{}: {} is left out: each of {} and {} says that the other has failed, so they were "
-          "written apart, and {} is the one that was written later",
-          o_.name, c.device->name(), c.device->name(), fresh_->device->name(),
-          fresh_->device->name());
+          "{}: {} is left out: it and {} know nothing of each other, so they were written apart, "
+          "and "
+          "{} is the one that was written later",
+          o_.name, c.device->name(), fresh_->device->name(), fresh_->device->name());
     else if (s.stale && s.role < max_role)
       log_warning("{}: {} is left out: its events are {}, others have {}", o_.name,
                   c.device->name(), c.sb.array.events, fresh_->sb.array.events);

@@ -187,7 +187,7 @@ void RaidSetAssembler::make_core() {
 bool RaidSetAssembler::left_out(uint32_t slot) const {
   const Found& found = found_[slot];
   if (!found.superblock || !standing(*found.superblock, *fresh_).apart) return false;
-  log_warning("{}: {} is left out: it reports the others as failed, and they report it", o_.name,
+  log_warning("{}: {} is left out: it was written without the others, and they without it", o_.name,
               set_.members[slot].data->name());
   return true;
 }

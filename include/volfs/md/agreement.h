@@ -26,14 +26,15 @@ struct Standing {
   uint16_t role = role_spare;
   // It is more than one event behind; one is none: the last update may just not have reached it.
   bool stale = false;
-  // It says that the freshest had failed, and the freshest that it had: each was, or may have been,
-  // written without the other since they were together. As mdadm does, but without regard to force,
-  // it is left out.
+  // It was written without the freshest, and that without it, since they were together: it is left
+  // out, as by mdadm, but without regard to force.
   bool apart = false;
 };
 Standing standing(const MemberMetadata& member, const MemberMetadata& freshest);
 
-// Whether MEMBER's own superblock says that nobody fills the slot that OTHER says it is in.
-bool reports_failed(const MemberMetadata& member, const MemberMetadata& other);
+// Whether two members are of halves that were each written alone: no device serves by both their
+// superblocks, so that nobody has what was written to the one and what to the other. Where numbers
+// are given anew (0.90), whether MEMBER says that nobody fills the slot that OTHER is in.
+bool written_apart(const MemberMetadata& member, const MemberMetadata& other);
 
 }  // namespace volfs::md

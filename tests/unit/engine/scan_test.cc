@@ -328,10 +328,10 @@ TEST_CASE("halves that were written apart are told as that, whatever the order, 
         CHECK(to_string(array.members[1].state) == "written apart");
         CHECK(array.definition.devices[0].missing);
         CHECK(array.definition.spares.empty());
-        CHECK(
-            has_note(array,
-                     "a and b are of halves that were written apart: each says that the other has "
-                     "failed, and what was written to the one since then the other does not have"));
+        CHECK(has_note(
+            array,
+            "a and b are of halves that were written apart: they know nothing of each other, "
+            "and what was written to the one since then the other does not have"));
         CHECK(has_note(
             array,
             fmt::format(

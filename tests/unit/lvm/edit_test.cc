@@ -390,6 +390,29 @@ TEST_CASE("every raid type has its images on distinct PVs, with their metadata")
         "vg-r_rimage_1 vg-r_rmeta_2 vg-r_rimage_2");
 }
 
+TEST_CASE("sizes and stripes that no group can give are refused") {
+  Lab lab(5);
+  for (const char* type : {"linear", "striped", "raid1", "raid5", "raid6", "raid10"})
+    for (const uint32_t count : {100000u, UINT32_MAX - 1, UINT32_MAX}) {
+      INFO(type, " ", count);
+      VolumeParameters wanted;
+      wanted.name = "big";
+      wanted.type = type;
+      wanted.size = extents(count);
+      const auto made = create_volume(lab.group, wanted, lab.ids, when);
+      REQUIRE(!made);
+      CHECK(made.error().code() == ENOSPC);
+    }
+  VolumeParameters wanted;
+  wanted.name = "narrow";
+  wanted.type = "raid10";
+  wanted.stripes = 1;
+  wanted.size = extents(1);
+  const auto made = create_volume(lab.group, wanted, lab.ids, when);
+  REQUIRE(!made);
+  CHECK(made.error().text().find("needs 2 stripes") != std::string::npos);
+}
+
 TEST_CASE("shares of the free space and of the group fit") {
   for (const char* type : {"linear", "striped", "raid1", "raid5", "raid6", "raid10"}) {
     CAPTURE(type);

@@ -100,6 +100,60 @@ TEST_CASE("of halves that were written apart the freshest is taken, and the othe
           }
 }
 
+// Of one half a disk was rebuilt into the slot of the other: by number and slot they do not meet.
+TEST_CASE("a half whose missing member was replaced is not taken for spares of the other") {
+  for (const SuperblockVersion version : versions) {
+    INFO("metadata ", version_name(version));
+    Rig rig({1, 0, 2, 0, version});
+    rig.add_disk();
+    {
+      Array& half = rig.assemble(members_of(rig, {1}));
+      must(half.add(*rig.faults[2]));
+      REQUIRE(half.wait_sync());
+      must(half.write(0, std::vector<std::byte>(4 * KiB, std::byte{2})));
+      must(half.stop());
+      rig.array.reset();
+    }
+    while (rig.superblock(0).array.events < rig.superblock(1).array.events) {
+      Array& alone = rig.assemble(members_of(rig, {0}));
+      must(alone.write(0, std::vector<std::byte>(4 * KiB, std::byte{1})));
+      must(alone.stop());
+      rig.array.reset();
+    }
+    const uint64_t events = rig.superblock(0).array.events;
+    // The one, the other, and both as fresh.
+    for (const int ahead : {-1, 0, 1}) {
+      INFO("ahead ", ahead);
+      for (size_t disk = 0; disk < 3; ++disk)
+        change(rig, disk, [&](MemberMetadata& sb) {
+          sb.array.events = events + 2 + static_cast<uint64_t>(disk == 0 ? ahead : 0);
+        });
+      const auto before = contents(rig);
+      if (version == SuperblockVersion::v0_90 && ahead == 0) {
+        // Two with one number.
+        CHECK(!Array::assemble(rig.devices(), {}));
+        continue;
+      }
+      for (const bool backwards : {false, true}) {
+        auto devices = rig.devices();
+        if (backwards) std::ranges::reverse(devices);
+        Array& array = rig.assemble(devices);
+        (void)array.wait_sync();
+        const auto shown = read_bytes(array, 0, 4 * KiB);
+        const auto first = shown.front();
+        CHECK(std::ranges::all_of(shown, [&](std::byte b) { return b == first; }));
+        const bool is_second = first == std::byte{2};
+        must(array.stop());
+        rig.array.reset();
+        const auto after = contents(rig);
+        for (const size_t disk : is_second ? Half{0} : Half{1, 2})
+          CHECK(after[disk] == before[disk]);
+        for (size_t i = 0; i < before.size(); ++i) must(rig.disks[i]->write(0, before[i]));
+      }
+    }
+  }
+}
+
 TEST_CASE("of halves that cannot be told apart by age the one with the lower slot is taken") {
   for (const SuperblockVersion version : versions) {
     Rig rig({1, 0, 2, 64 * KiB, version});
