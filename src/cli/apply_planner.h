@@ -19,9 +19,6 @@ std::string absolute(const std::string& directory, const std::string& path);
 bool same_file(const std::string& one, const std::string& other);
 // The rows of a table as lists of words, without comments and empty lines.
 std::vector<std::vector<std::string>> rows_of(const std::string& table);
-// As definitions and lvm2 say it.
-const char* word_of(config::Activation activation);
-const char* word_of(config::Allocation policy);
 
 class Planner {
  public:

@@ -39,34 +39,6 @@ bool belongs_to(const json& device, const json& group) {
 
 }  // namespace
 
-const char* word_of(config::Activation activation) {
-  switch (activation) {
-    case config::Activation::complete:
-      return "complete";
-    case config::Activation::degraded:
-      return "degraded";
-    case config::Activation::partial:
-      break;
-  }
-  return "partial";
-}
-
-const char* word_of(config::Allocation policy) {
-  switch (policy) {
-    case config::Allocation::inherit:
-      return "inherit";
-    case config::Allocation::normal:
-      return "normal";
-    case config::Allocation::contiguous:
-      return "contiguous";
-    case config::Allocation::cling:
-      return "cling";
-    case config::Allocation::anywhere:
-      break;
-  }
-  return "anywhere";
-}
-
 void Planner::plan(const config::VolumeGroup& group) {
   const json* running = running_group(group.name.value);
   if (!running) return plan_coming(group);

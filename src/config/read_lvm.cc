@@ -41,6 +41,11 @@ constexpr std::array<Word<Permission>, 5> permission_words{{{"read-write", Permi
 constexpr std::array<Word<MirrorLog>, 2> log_words{
     {{"disk", MirrorLog::disk}, {"core", MirrorLog::core}}};
 
+template <class T>
+std::string_view name_of(std::span<const Word<T>> words, T value) {
+  return std::ranges::find(words, value, &Word<T>::value)->name;
+}
+
 constexpr std::string_view known_types =
     "linear, striped, raid0, raid1, raid4, raid5, raid6, raid10, mirror, snapshot, error or zero "
     "(raid5 and raid6 also with their layout, as raid5_ls)";
@@ -420,6 +425,13 @@ class GroupReader {
 };
 
 }  // namespace
+
+std::string_view word_of(Activation activation) {
+  return name_of<Activation>(activation_words, activation);
+}
+std::string_view word_of(Allocation policy) {
+  return name_of<Allocation>(alloc_words, policy);
+}
 
 void read_volume_groups(Context& context, const Node& section, Names& names, Definition& out) {
   for_each_entry(context, section, "'volume_groups'", "a map from names to volume groups",

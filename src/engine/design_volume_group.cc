@@ -32,19 +32,8 @@ lvm::SizeRequest size_of(const config::LvSize& size) {
 }
 
 std::string policy_name(config::Allocation allocation) {
-  switch (allocation) {
-    case config::Allocation::inherit:
-      return "";
-    case config::Allocation::normal:
-      return "normal";
-    case config::Allocation::contiguous:
-      return "contiguous";
-    case config::Allocation::cling:
-      return "cling";
-    case config::Allocation::anywhere:
-      return "anywhere";
-  }
-  return "";
+  if (allocation == config::Allocation::inherit) return "";
+  return std::string(config::word_of(allocation));
 }
 
 // A new volume has no place to cling to.

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "volfs/config/diagnostics.h"
@@ -89,6 +90,9 @@ struct Array {
 
 enum class Activation { complete, degraded, partial };
 enum class Allocation { inherit, normal, contiguous, cling, anywhere };
+// As definitions and lvm2 say it.
+std::string_view word_of(Activation activation);
+std::string_view word_of(Allocation policy);
 enum class Permission { read_write, read_only };
 enum class MirrorLog { core, disk };
 
