@@ -69,6 +69,7 @@ void Assembler::build(const config::Array& array) {
   options.read_only = engine_->read_only() || array.readonly.value || options_.probe;
   options.force = array.force.value || options_.force;
   options.hold_sync = options_.frozen;
+  options.quiet = options_.quiet;
   if (array.layout && array.level.value == config::ArrayLevel::raid0)
     options.raid0_layout = array.layout->value;
   if (array.sync_speed_min) options.sync_speed_min = array.sync_speed_min->value;

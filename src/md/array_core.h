@@ -106,7 +106,7 @@ struct Array::Core final : Host {
   void corrected_read(uint32_t slot, uint64_t length) override;
   void left_torn(uint64_t begin, uint64_t end) override;
   void torn_mended() override;
-  bool sync_needed(uint64_t begin, uint64_t end) override;
+  bool sync_needed(uint64_t begin, uint64_t end, bool copied) override;
   Status settle_writes() override { return flush_members(); }
   Status record_losses() override;
 

@@ -53,6 +53,7 @@ void Array::Core::attach(Member& member, uint32_t slot, uint64_t recovered) {
   }
   s.bad.assign(std::move(member.bad));
   s.recovered.store(recovered);
+  s.copied.store(0);
   s.faulty.store(false);
 }
 
@@ -62,6 +63,7 @@ void Array::Core::detach(Member& member) {
   member.bad = s.bad.list();
   s.bad.assign({});
   s.recovered.store(0);
+  s.copied.store(0);
   s.faulty.store(false);
   member.slot = no_slot;
 }
@@ -178,10 +180,11 @@ void Array::Core::torn_mended() {
   if (sync && degraded_now()) sync->wake();
 }
 
-bool Array::Core::sync_needed(uint64_t begin, uint64_t end) {
+bool Array::Core::sync_needed(uint64_t begin, uint64_t end, bool copied) {
   const SyncKind kind = sync->kind();
   if (kind == SyncKind::check || kind == SyncKind::repair || !bitmap) return true;
-  if (kind == SyncKind::recover) return !sync->by_bitmap() || bitmap->needed(begin, end, true);
+  if (kind == SyncKind::recover)
+    return !(copied || sync->by_bitmap()) || bitmap->needed(begin, end, true);
   return bitmap->needed(begin, end, false);
 }
 

@@ -273,7 +273,7 @@ Status Assembler::place() {
   if (o_.force) force_stale();
   use_replacements(false);
   VOLFS_TRY(check_replacements());
-  tell_absent();
+  if (!o_.quiet) tell_absent();
   if (const SlotSet gone = missing(); !survives(fresh_->sb.array.geometry, gone)) {
     const bool more = std::ranges::any_of(found_, [](auto& c) { return c.stale || c.apart; });
     return fail(Error::make(
@@ -359,14 +359,17 @@ Status Assembler::check_dirty() {
 
 // A write that a crash cut off may have reached the replacement and not the member, or the other
 // way round. When it takes over, what has been read of the member must be what it has: so it gets
-// all of it anew.
+// that anew. Where it was written the bitmap says; without one it gets all of it anew. (md does
+// neither, and leaves the two different.)
 void Assembler::restart_replacements() {
   Array::Core& c = core();
   if (c.resync_position == all_in_sync) return;
   for (const auto& member : c.members) {
     if (!c.shared.is_replacement(member->slot)) continue;
-    member->recovered = 0;
-    c.shared.slots[member->slot].recovered.store(0);
+    Slot& slot = c.shared.slots[member->slot];
+    member->recovered = c.array.has_bitmap ? std::min(member->recovered, c.array.member_size) : 0;
+    slot.copied.store(member->recovered);
+    slot.recovered.store(0);
   }
 }
 

@@ -314,8 +314,9 @@ bool SyncEngine::checkpoint(std::unique_lock<Mutex>& lock, const Run& run, uint6
   if (run.kind == SyncKind::resync) core_.resync_position = right_up_to(position);
   for (const auto& member : core_.members)
     if (member->slot != no_slot && recovered[member->slot] != all_in_sync)
-      member->recovered =  // another may have come to the slot meanwhile
-          std::min(recovered[member->slot], core_.shared.slots[member->slot].recovered.load());
+      member->recovered = std::max(  // another may have come to the slot meanwhile
+          std::min(recovered[member->slot], core_.shared.slots[member->slot].recovered.load()),
+          core_.shared.slots[member->slot].copied.load());
   core_.note(false);
   return settled_or_postponed(core_.commit(lock));
 }

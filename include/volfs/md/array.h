@@ -47,6 +47,7 @@ struct ArrayOptions {
   // Bytes a second. Sync goes no slower than the least while others use the array.
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
   bool hold_sync = false;  // sync waits until release_sync()
+  bool quiet = false;      // slots that are missing are not told to the log
   // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.
   std::function<void()> changed;
 };

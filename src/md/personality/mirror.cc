@@ -279,7 +279,7 @@ Status Mirror<Layout>::write_zeroes(uint64_t offset, uint64_t length, Unmap unma
 template <class Layout>
 Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_t& length) {
   RangeLock::Guard guard(m_.lock, offset, offset + length);
-  if (kind == SyncKind::resync && !m_.host->sync_needed(offset, offset + length)) return 0;
+  if (kind == SyncKind::resync && !m_.host->sync_needed(offset, offset + length, false)) return 0;
   Places found;
   length = places(offset, length, found);
   Scratch scratch;
@@ -320,7 +320,8 @@ Status Mirror<Layout>::recover_piece(uint32_t target, uint64_t offset, uint64_t 
   const auto inverse = layout_.inverse(target % m_.disks(), offset);
   if (!inverse) return {};  // holds nothing
   RangeLock::Guard guard(m_.lock, *inverse, *inverse + length);
-  if (!m_.host->sync_needed(*inverse, *inverse + length)) return {};
+  const bool copied = offset + length <= m_.slots[target].copied.load();
+  if (!m_.host->sync_needed(*inverse, *inverse + length, copied)) return {};
   Places found;
   places(*inverse, length, found);
   Scratch scratch;

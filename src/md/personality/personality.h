@@ -61,6 +61,8 @@ struct Slot {
 
   std::atomic<bool> faulty{false};
   std::atomic<uint64_t> recovered{0};  // its content is right up to here; all_in_sync: all of it
+  // Of who is recovered again after a crash: up to here that is only due where bits are set.
+  std::atomic<uint64_t> copied{0};
 
   bool present() const { return device != nullptr && !faulty.load(std::memory_order_acquire); }
   bool in_sync() const { return present() && recovered.load() == all_in_sync; }
@@ -98,8 +100,9 @@ class Host {
   virtual void left_torn(uint64_t begin, uint64_t end) = 0;
   // The last of what was left torn was made right.
   virtual void torn_mended() = 0;
-  // Whether sync must look at [begin, end) of the sync space. The range is locked.
-  virtual bool sync_needed(uint64_t begin, uint64_t end) = 0;
+  // Whether sync must look at [begin, end) of the sync space. The range is locked. COPIED: those
+  // that are recovered had it already (Slot::copied).
+  virtual bool sync_needed(uint64_t begin, uint64_t end, bool copied) = 0;
   // Makes all that was written durable; members that cannot fail. An error: the array has failed.
   virtual Status settle_writes() = 0;
   // Before a write or flush counts, and before a log is used again: what was lost is recorded

@@ -319,6 +319,14 @@ bool Raid456::lacks(uint32_t index, const Band& band) const {
   return slot.present() && slot.recovered.load() < member_offset(band) + band.length;
 }
 
+// Whether all that lack it had it before a crash.
+bool Raid456::copied(const Band& band) const {
+  for (uint32_t i = 0; i < m_.slots.size(); ++i)
+    if (lacks(i, band) && m_.slots[i].copied.load() < member_offset(band) + band.length)
+      return false;
+  return true;
+}
+
 // Computes and writes the band of every member that is being recovered. What a replacement needs is
 // read of whom it replaces, if it can be.
 Status Raid456::recover_band(const Band& band) {
@@ -381,7 +389,7 @@ Result<SyncStep> Raid456::sync(SyncKind kind, uint64_t position, uint64_t length
     for (uint64_t x = at; x < end; x += piece) {
       piece = m_.same_run(x, std::min(sync_band, end - x));
       const Band band{row, x - row_start, piece};
-      if (!always && !m_.host->sync_needed(x, x + band.length)) continue;
+      if (!always && !m_.host->sync_needed(x, x + band.length, copied(band))) continue;
       if (kind == SyncKind::recover) {
         VOLFS_TRY(recover_or_record(band));
       } else {

@@ -83,6 +83,7 @@ class Raid456 final : public Personality {
   // Whether recovery has yet to give the member of that index (of a slot or a replacement) the
   // band.
   bool lacks(uint32_t index, const Band& band) const;
+  bool copied(const Band& band) const;
   Status recover_band(const Band& band);
   Status recover_or_record(const Band& band);
 
