@@ -269,16 +269,16 @@ class Interchange(unittest.TestCase):
                       -n {disks} $(echo $* | cut -d' ' -f-{disks})
                     head -c $(blockdev --getsize64 /dev/md0) /dev/urandom > content
                     dd if=content of=/dev/md0 bs=1M conv=fsync status=none
-                    echo 3000 > /sys/block/md0/md/sync_speed_max; echo 1000 > /sys/block/md0/md/sync_speed_min
+                    half=24576; echo $half > /sys/block/md0/md/sync_max
                     mdadm --quiet /dev/md0 --add $new; mdadm --quiet /dev/md0 --replace $old --with $new
-                    while [ $(cut -d' ' -f1 /sys/block/md0/md/sync_completed) = none ]; do sleep 0.1; done
-                    sleep 2; cat /proc/mdstat
+                    while [ $(cut -d' ' -f1 /sys/block/md0/md/sync_completed) != $half ]; do sleep 0.1; done
+                    cat /proc/mdstat
                     echo frozen > /sys/block/md0/md/sync_action; sleep 0.5
                     dd if=/dev/urandom of=content bs=4k count=300 seek=17 conv=notrunc status=none
                     dd if=content of=/dev/md0 bs=1M conv=fsync status=none
                     mdadm --stop --quiet /dev/md0; mdadm --examine $new""", timeout=600)
                 self.assertIn("(R)", output)
-                self.assertIn("Recovery Offset", output)
+                self.assertIn("Recovery Offset : 24576 sectors", output)
                 data = (self.share / "content").read_bytes()
                 old, new = names[1], names[disks]
                 self.assertIn(f"{new}[{disks}](R)", self.tool("ro", *names, "--", "get=ours", "mdstat"))
