@@ -87,7 +87,7 @@ _volfs_flags() {
       --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --yes --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
-      --permission --addtag --deltag --alloc --yes --force --activationmode --background --json" ;;
+      --permission --addtag --deltag --nosync --syncaction --alloc --yes --force --activationmode --background --json" ;;
     map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
     where) words="--image --json" ;;
     top) words="--delay --count --json" ;;
@@ -123,6 +123,7 @@ _volfs_values() {
     lv,--type) echo "linear striped raid0 raid1 raid4 raid5 raid6 raid10 error zero" ;;
     lv,-l|lv,--extents) echo "100%FREE +100%FREE 50%VG 20%ORIGIN" ;;
     lv,-p|lv,--permission) echo "r rw" ;;
+    lv,--syncaction) echo "check repair" ;;
     lv,--alloc) echo "inherit normal contiguous cling anywhere" ;;
     lv,--activationmode) echo "complete degraded partial" ;;
     lv,-s|lv,--snapshot) _volfs_origins "${plain[2]-}" ;;

@@ -110,6 +110,10 @@ Result<std::unique_ptr<FileImage>> FileImage::open(std::string name, const std::
                                                   range.offset, range.length, options.read_only));
 }
 
+uint64_t FileImage::file_size() const {
+  return file_->size();
+}
+
 bool FileImage::direct() const {
   return file_->direct();
 }

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
 #include <memory>
+#include <set>
 
 #include "apply_plan.h"
 #include "cli.h"
@@ -35,6 +37,30 @@ void check_users(const std::string& mountpoint, ApplyPlan& plan) {
       users += fmt::format("{}{} (pid {})", users.empty() ? ": " : ", ", user.value("command", ""),
                            user.value("pid", 0));
     plan.problems.push_back(fmt::format("{}: in use{}", volume, users));
+  }
+}
+
+// Tries what is to become of the volumes of each group: what there is no room for is a problem.
+// What comes after a group has got a device that it misses cannot be tried.
+void check_groups(const std::string& mountpoint, ApplyPlan& plan) {
+  std::map<std::string, json> changes;
+  std::set<std::string> other;
+  for (const ApplyStep& step : plan.steps)
+    for (const json& body : step.requests) {
+      const std::string which = body.value("request", ""), lv = body.value("lv", "");
+      if (which == "vg.activate") other.insert(body.value("vg", ""));
+      if (!which.starts_with("lv.") || which.ends_with("activate")) continue;
+      const std::string group = lv.substr(0, lv.find('/'));
+      if (!other.contains(group)) changes[group].push_back(body);
+    }
+  for (auto& [group, requests] : changes) {
+    const auto answer = request(
+        mountpoint, {{"request", "vg.check"}, {"vg", group}, {"requests", std::move(requests)}});
+    if (!answer) {
+      plan.problems.push_back(answer.error().text());
+      continue;
+    }
+    for (const json& text : *answer) plan.problems.push_back(text);
   }
 }
 
@@ -126,6 +152,7 @@ void apply(const ApplyArguments& arguments, Session& session) {
   };
   ApplyPlan plan = plan_apply(*definition, directory_of(arguments.definition), *status, check);
   check_users(mountpoint, plan);
+  check_groups(mountpoint, plan);
   const bool nothing = plan.steps.empty() && plan.problems.empty();
   if (!session.json) print_plan(plan);
   print_problems(plan);

@@ -19,10 +19,12 @@ using nlohmann::json;
 
 // What it takes to follow the definition.
 constexpr const char* new_mount = "which takes a new mount";
+constexpr const char* new_file = "which is for new files only: that takes another file";
 constexpr const char* mdadm = "which is so on the disks: that takes mdadm, or making it anew";
+constexpr const char* pvmove = "which is so on the disks: that takes lvm2 (pvmove)";
 constexpr const char* lvm2 = "which is so on the disks: that takes lvm2, or making it anew";
 
-std::set<std::string> tag_set(const std::vector<config::Text>& tags) {
+std::set<std::string> texts_of(const std::vector<config::Text>& tags) {
   std::set<std::string> all;
   for (const config::Text& tag : tags) all.insert(tag.value);
   return all;
@@ -107,12 +109,13 @@ class FixedDifferences {
 
   // What was said of an image when it joined; the snapshot's origin of its name may stand on it.
   void look(const config::Image& image) {
-    const json* given = nullptr;
+    const json* device = nullptr;
     for (const std::string& name : {image.name.value, image.name.value + "-real"})
       if (const auto at = devices_.find(name);
           at != devices_.end() && at->second->contains("given"))
-        given = &(*at->second)["given"];
-    if (!given) return;
+        device = at->second;
+    if (!device) return;
+    const json* given = &(*device)["given"];
     const std::string owner = "image " + image.name.value;
     const auto number = [](const auto& said) { return said ? said->value : 0; };
     compare(owner, "readonly", (*given)["readonly"], image.readonly.value, new_mount);
@@ -121,6 +124,8 @@ class FixedDifferences {
     compare(owner, "offset", (*given)["offset"], image.offset.value, new_mount);
     compare(owner, "length", (*given)["length"], number(image.length), new_mount);
     compare(owner, "pad", (*given)["pad"], number(image.pad), new_mount);
+    if (device->contains("file_size"))
+      compare_given(owner, "size", (*device)["file_size"], image.size, new_file);
   }
 
   void look(const config::Array& array) {
@@ -225,7 +230,7 @@ class FixedDifferences {
 
   void compare_tags(const std::string& owner, const json& now,
                     const std::vector<config::Text>& wanted) {
-    compare(owner, "tags", json(now.get<std::set<std::string>>()), json(tag_set(wanted)), lvm2);
+    compare(owner, "tags", json(now.get<std::set<std::string>>()), json(texts_of(wanted)), lvm2);
   }
 
   void look(const std::string& group, const config::PhysicalVolume& pv, const json& now) {
@@ -250,6 +255,8 @@ class FixedDifferences {
       compare(owner, "type", now["type"], to_string(volume.type.value), lvm2);
     compare_said("stripes", volume.stripes);
     compare_said("mirrors", volume.mirrors);
+    compare_said("nosync", volume.nosync);
+    compare_devices(owner, now["physical_volumes"], volume.physical_volumes);
     if (now["stripe_size"] != 0) compare_said("stripe_size", volume.stripe_size);
     compare_given(owner, "region_size", now["region_size"], volume.region_size, lvm2);
     if (now.contains("origin")) {
@@ -262,6 +269,15 @@ class FixedDifferences {
     compare(owner, "activation", now["activation"],
             word_of(volume.activation ? volume.activation->value : group.activation.value),
             new_mount);
+  }
+
+  // A volume may be on fewer than it may be allocated on.
+  void compare_devices(const std::string& owner, const json& now,
+                       const std::vector<config::Text>& wanted) {
+    const std::set<std::string> allowed = texts_of(wanted);
+    const bool fits = std::ranges::all_of(
+        now, [&](const json& device) { return allowed.contains(device.get<std::string>()); });
+    if (!allowed.empty() && !fits) compare(owner, "physical_volumes", now, json(allowed), pvmove);
   }
 
   const config::Definition& definition_;

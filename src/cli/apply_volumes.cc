@@ -37,6 +37,12 @@ bool belongs_to(const json& device, const json& group) {
   return device.value("kind", "") == "lv" && device.value("uuid", "").starts_with(prefix);
 }
 
+// Where it may take room.
+void put_place(json& body, const config::LogicalVolume& volume) {
+  for (const config::Text& pv : volume.physical_volumes) body["pvs"].push_back(pv.value);
+  if (volume.alloc.at.given()) body["alloc"] = word_of(volume.alloc.value);
+}
+
 }  // namespace
 
 void Planner::plan(const config::VolumeGroup& group) {
@@ -59,6 +65,13 @@ void Planner::plan(const config::VolumeGroup& group) {
 
 void Planner::plan_coming(const config::VolumeGroup& group) {
   const std::string& name = group.name.value;
+  for (const config::PhysicalVolume& pv : group.physical_volumes)
+    for (const json& each : groups_)
+      if (const std::string owner = each.value("name", ""); is_pv_of(pv.device.value, owner))
+        return problem(
+            fmt::format("volume group {}: {} is a physical volume of {}; only lvm2 renames a group "
+                        "(vgrename)",
+                        name, pv.device.value, owner));
   json body{{"request", "vg.activate"},
             {"vg", name},
             {"devices", json::array()},
@@ -246,11 +259,10 @@ json Planner::creation(const std::string& path, const config::LogicalVolume& vol
     if (volume.mirrors.value > 0) body["mirrors"] = volume.mirrors.value;
     if (volume.region_size) body["region_size"] = volume.region_size->value;
   }
-  for (const auto& [key, list] :
-       {std::pair{"pvs", &volume.physical_volumes}, std::pair{"tags", &volume.tags}})
-    for (const config::Text& each : *list) body[key].push_back(each.value);
+  for (const config::Text& tag : volume.tags) body["tags"].push_back(tag.value);
   if (volume.permission.value == config::Permission::read_only) body["readonly"] = true;
-  if (volume.alloc.at.given()) body["alloc"] = word_of(volume.alloc.value);
+  if (volume.nosync.value) body["nosync"] = true;
+  put_place(body, volume);
   return body;
 }
 
@@ -269,11 +281,11 @@ void Planner::plan_resize(const std::string& path, const json& now,
   if (shrinks && volume.type.value == config::LvType::snapshot)
     return problem(text + ": the store of a snapshot does not become smaller");
   if (shrinks) text += " (what is behind the new end is lost)";
-  step('~', std::move(text),
-       {{{"request", grows ? "lv.extend" : "lv.reduce"},
-         {"lv", path},
-         {"size", std::to_string(size.value)}}},
-       shrinks, shrinks ? path : "");
+  json body{{"request", grows ? "lv.extend" : "lv.reduce"},
+            {"lv", path},
+            {"size", std::to_string(size.value)}};
+  if (grows) put_place(body, volume);
+  step('~', std::move(text), {std::move(body)}, shrinks, shrinks ? path : "");
 }
 
 }  // namespace volfs::cli

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli.h"
 #include "client.h"
@@ -21,10 +22,11 @@ using nlohmann::json;
 
 struct LvArguments {
   std::string path, name, size, extents, type, stripe_size, region_size, origin, chunk_size, alloc,
-      permission, activation, to;
-  unsigned stripes = 0, mirrors = 0;
+      permission, activation, to, syncaction;
+  unsigned stripes = 0;
+  std::optional<unsigned> mirrors;
   std::vector<std::string> pvs, tags, untagged;
-  bool force = false, yes = false, background = false;
+  bool force = false, yes = false, background = false, nosync = false;
 };
 
 // A number without a unit counts in lvm2's unit for the option.
@@ -61,12 +63,13 @@ Result<json> create_body(const LvArguments& given) {
   put_text(body, "type", given.type);
   put_text(body, "origin", given.origin);
   if (given.stripes != 0) body["stripes"] = given.stripes;
-  if (given.mirrors != 0) body["mirrors"] = given.mirrors;
+  if (given.mirrors) body["mirrors"] = *given.mirrors;
   VOLFS_TRY(put_size(body, "stripe_size", given.stripe_size, "KiB"));
   VOLFS_TRY(put_size(body, "region_size", given.region_size, "MiB"));
   VOLFS_TRY(put_size(body, "chunk_size", given.chunk_size, "KiB"));
   if (!given.tags.empty()) body["tags"] = given.tags;
   if (given.permission == "r") body["readonly"] = true;
+  if (given.nosync) body["nosync"] = true;
   return body;
 }
 
@@ -141,6 +144,8 @@ void add_create(CLI::App& command, LvArguments& arguments) {
   command.add_option("-m,--mirrors", arguments.mirrors, "copies besides the first");
   command.add_option("-R,--regionsize", arguments.region_size,
                      "what a sync counts in; MiB without a unit");
+  command.add_flag("--nosync", arguments.nosync,
+                   "do not sync a new raid: do not read what you did not write");
   command.add_option("-s,--snapshot", arguments.origin,
                      "make a snapshot of this volume of the group");
   command.add_option("-c,--chunksize", arguments.chunk_size, "of a snapshot; KiB without a unit");
@@ -172,7 +177,9 @@ Result<json> change_body(const LvArguments& given) {
   if (!given.tags.empty()) body["add_tags"] = given.tags;
   if (!given.untagged.empty()) body["remove_tags"] = given.untagged;
   put_text(body, "permission", given.permission);
-  if (body.empty()) return fail_invalid("expected --addtag, --deltag or --permission");
+  put_text(body, "syncaction", given.syncaction);
+  if (body.empty())
+    return fail_invalid("expected --addtag, --deltag, --permission or --syncaction");
   return body;
 }
 
@@ -298,11 +305,15 @@ void add_lv(CLI::App& app, Session& session) {
       ->add_option("NEWNAME", arguments->to)
       ->required();
   add_merge(*lv, session, arguments);
-  auto* change =
-      add("change", "change a volume's tags and permission",
-          "  volfs lv change /mnt/vg0/data --addtag backup --permission r\n", change_body);
+  auto* change = add(
+      "change", "change a volume's tags and permission, or scrub a raid",
+      "  volfs lv change /mnt/vg0/data --addtag backup --permission r\n"
+      "  volfs lv change /mnt/vg0/safe --syncaction check    (volfs status counts mismatches)\n",
+      change_body);
   add_attributes(*change, *arguments);
   change->add_option("--deltag", arguments->untagged, "a tag that goes")->allow_extra_args(false);
+  change->add_option("--syncaction", arguments->syncaction, "check or repair, of a raid")
+      ->check(CLI::IsMember({"check", "repair"}));
   add("activate", "show a volume again, or a whole group",
       "  volfs lv activate /mnt/vg0/data\n  volfs lv activate /mnt/vg1\n", activate_body)
       ->add_option("--activationmode", arguments->activation, "of a group that misses devices")

@@ -99,7 +99,7 @@ void print_line(const std::string& name, const Rates& r, size_t width) {
 
 void print_sync(const json& device) {
   const std::string state = state_of(device);
-  const json& sync = device["array"]["sync"];
+  const json& sync = (*array_in(device))["sync"];
   if (sync.value("action", "idle") == "idle" && state.starts_with("active")) return;
   std::string text = ": " + state;
   if (const auto speed = sync.value("speed", uint64_t{0}); speed > 0)
@@ -137,7 +137,7 @@ void print_table(const Sample& before, const Sample& after, bool with_screen) {
     }
   }
   for (const json& device : after.status["devices"])
-    if (device.contains("array")) print_sync(device);
+    if (array_in(device)) print_sync(device);
 }
 
 json to_json(const Sample& before, const Sample& after) {
@@ -161,7 +161,7 @@ json to_json(const Sample& before, const Sample& after) {
                {"in_flight", r.in_flight},
                {"errors", r.errors}};
     if (device.contains("volume")) entry["volume"] = device["volume"];
-    if (device.contains("array")) entry["sync"] = device["array"]["sync"];
+    if (const json* array = array_in(device)) entry["sync"] = (*array)["sync"];
     devices.push_back(std::move(entry));
   }
   return {{"seconds", seconds}, {"devices", std::move(devices)}};

@@ -49,8 +49,9 @@ class Tree {
  private:
   // What an array makes of a member matters more than that its image can be read.
   void note_members(const json& device) {
-    if (!device.contains("array")) return;
-    for (const json& member : device["array"]["members"])
+    const json* const array = array_in(device);
+    if (!array) return;
+    for (const json& member : (*array)["members"])
       if (const std::string state = member.value("state", ""); state != "in_sync")
         roles_[member.value("device", "")] =
             fmt::format("{} in {}", state, device.value("name", ""));
@@ -129,12 +130,22 @@ std::string state_of(const json& device) {
   if (device.contains("map") && device["map"].value("suspended", false)) state += " suspended";
   if (device.value("read_only", false)) state += " ro";
   if (const std::string sync = sync_of(device); !sync.empty()) state += " " + sync;
+  if (const uint64_t count =
+          device.contains("raid") ? device["raid"].value("raid_mismatch_count", uint64_t{0}) : 0)
+    state += fmt::format(" mismatches {}", count);
   return state;
 }
 
+const json* array_in(const json& device) {
+  for (const char* const key : {"array", "raid"})
+    if (const auto it = device.find(key); it != device.end()) return &*it;
+  return nullptr;
+}
+
 std::string sync_of(const json& device) {
-  if (!device.contains("array")) return {};
-  const json& sync = device["array"]["sync"];
+  const json* const array = array_in(device);
+  if (!array) return {};
+  const json& sync = (*array)["sync"];
   const std::string action = sync.value("action", "idle");
   if (action == "idle") return sync.value("pending", false) ? "sync pending" : "";
   const auto size = sync.value("size", uint64_t{0});

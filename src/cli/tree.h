@@ -14,6 +14,8 @@ std::string type_of(const nlohmann::json& device);
 // "active", "degraded recover 12.3%", "active suspended ro".
 std::string state_of(const nlohmann::json& device);
 // The sync that runs: "recover 12.3%"; empty if none does.
+// What it tells of the array in it: its own, or of a raid volume; null if there is none.
+const nlohmann::json* array_in(const nlohmann::json& device);
 std::string sync_of(const nlohmann::json& device);
 
 }  // namespace volfs::cli

@@ -49,6 +49,12 @@ Result<uint64_t> Fields::number_or(const char* key, uint64_t otherwise) const {
   return number(key);
 }
 
+const nlohmann::json& Fields::list(const char* key) const {
+  static const nlohmann::json none;
+  const auto it = object_.find(key);
+  return it == object_.end() ? none : *it;
+}
+
 Result<uint64_t> Fields::positive_or(const char* key, uint64_t otherwise) const {
   VOLFS_TRY_ASSIGN(const uint64_t value, number_or(key, otherwise));
   if (value == 0 && object_.contains(key))

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Requests on logical volumes: what lvm2's lv* commands do. "lv" is GROUP/VOLUME.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <string_view>
 #include <utility>
 
 #include "requests.h"
+#include "schema.h"
 #include "volfs/lvm/edit.h"
 #include "volfs/units.h"
 
@@ -81,21 +84,51 @@ Status fill(const Named& target, const Fields& fields, Parameters& out) {
   return {};
 }
 
-Result<json> create_snapshot(const Named& target, const Fields& fields, std::string origin) {
+Result<json> create_snapshot(const RequestContext& context, const Named& target,
+                             const Fields& fields, std::string origin) {
   lvm::SnapshotParameters parameters;
   VOLFS_TRY(fill(target, fields, parameters));
   const std::string prefix = target.group->name() + "/";
   if (origin.starts_with(prefix)) origin.erase(0, prefix.size());
   parameters.origin = std::move(origin);
   VOLFS_TRY_ASSIGN(parameters.chunk_size, fields.positive_or("chunk_size", parameters.chunk_size));
-  VOLFS_TRY(target.group->create_snapshot(parameters));
+  VOLFS_TRY(target.group->create_snapshot(parameters, context.trial));
   return json();
+}
+
+// What lvcreate refuses of options that the type has no use for.
+Status check_options(const Fields& fields, std::string_view type, uint64_t stripes,
+                     uint64_t mirrors) {
+  const bool raid = type.starts_with("raid"), raid0 = type.starts_with("raid0");
+  const bool striped = type == "striped" || (raid && type != "raid1");
+  const auto refuse = [&](std::string_view what) {
+    return fail_invalid(fmt::format("{} cannot be used with segment type {}", what, type));
+  };
+  if (type == "raid1" && fields.has("mirrors") && mirrors == 0)
+    return fail_invalid("mirrors must be at least 1 with segment type raid1");
+  if (type.starts_with("raid10") && mirrors > 1)
+    return fail_invalid("raid10 supports only 2-way mirroring (1 mirror)");
+  if (mirrors > 0 && type != "raid1" && !type.starts_with("raid10")) return refuse("mirrors");
+  if (stripes > 1 && !striped) return refuse("stripes");
+  if (fields.has("stripe_size") && !striped) return refuse("the stripe size");
+  if (fields.has("region_size") && (!raid || raid0)) return refuse("the region size");
+  VOLFS_TRY_ASSIGN(const bool nosync, fields.flag_or("nosync", false));
+  if (nosync && (!raid || raid0 || type.starts_with("raid6"))) return refuse("nosync");
+  if (fields.has("chunk_size")) return refuse("the chunk size");
+  return {};
 }
 
 Result<json> create_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(const std::string origin, fields.text_or("origin", ""));
-  if (!origin.empty()) return create_snapshot(target, fields, origin);
+  VOLFS_TRY_ASSIGN(const std::string given_type, fields.text_or("type", ""));
+  if (!origin.empty()) {
+    for (const char* key : {"stripes", "stripe_size", "mirrors", "region_size", "nosync"})
+      if (fields.has(key)) return fail_invalid(fmt::format("a snapshot takes no '{}'", key));
+    if (!given_type.empty() && given_type != "snapshot")
+      return fail_invalid(fmt::format("a snapshot takes no type {}", given_type));
+    return create_snapshot(context, target, fields, origin);
+  }
   lvm::VolumeParameters parameters;
   VOLFS_TRY(fill(target, fields, parameters));
   VOLFS_TRY_ASSIGN(const uint64_t stripes, fields.positive_or("stripes", 0));
@@ -106,14 +139,16 @@ Result<json> create_lv(const RequestContext& context, const Fields& fields) {
   const char* usual = mirrors > 0   ? (stripes > 1 ? "raid10" : "raid1")
                       : stripes > 1 ? "striped"
                                     : "linear";
-  VOLFS_TRY_ASSIGN(parameters.type, fields.text_or("type", usual));
+  parameters.type = given_type.empty() ? usual : given_type;
+  VOLFS_TRY(check_options(fields, parameters.type, stripes, mirrors));
   parameters.stripes = static_cast<unsigned>(stripes);
   if (mirrors > 0) parameters.mirrors = static_cast<unsigned>(mirrors);
   VOLFS_TRY_ASSIGN(parameters.stripe_size,
                    fields.positive_or("stripe_size", parameters.stripe_size));
   VOLFS_TRY_ASSIGN(parameters.region_size,
                    fields.positive_or("region_size", parameters.region_size));
-  VOLFS_TRY(target.group->create(parameters));
+  VOLFS_TRY_ASSIGN(parameters.nosync, fields.flag_or("nosync", false));
+  VOLFS_TRY(target.group->create(parameters, context.trial));
   return json();
 }
 
@@ -132,7 +167,7 @@ Result<json> extend(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(const auto resize, resize_of(target, fields));
   if (resize.sign == '-') return fail_invalid("to make a volume smaller there is lv.reduce");
-  VOLFS_TRY(target.group->extend(target.volume, resize));
+  VOLFS_TRY(target.group->extend(target.volume, resize, context.trial));
   return json();
 }
 
@@ -141,14 +176,14 @@ Result<json> reduce(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const auto resize, resize_of(target, fields));
   VOLFS_TRY_ASSIGN(const bool force, fields.flag_or("force", false));
   if (resize.sign == '+') return fail_invalid("to make a volume larger there is lv.extend");
-  VOLFS_TRY(target.group->reduce(target.volume, resize, force));
+  VOLFS_TRY(target.group->reduce(target.volume, resize, force, context.trial));
   return json();
 }
 
 Result<json> remove_lv(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const Named target, named(context, fields));
   VOLFS_TRY_ASSIGN(const bool snapshots, fields.flag_or("snapshots", false));
-  VOLFS_TRY(target.group->remove(target.volume, snapshots));
+  VOLFS_TRY(target.group->remove(target.volume, snapshots, context.trial));
   return json();
 }
 
@@ -166,15 +201,27 @@ Result<json> change_lv(const RequestContext& context, const Fields& fields) {
   engine::VolumeGroup::Changes changes;
   VOLFS_TRY_ASSIGN(changes.add_tags, fields.texts("add_tags"));
   VOLFS_TRY_ASSIGN(changes.remove_tags, fields.texts("remove_tags"));
+  VOLFS_TRY_ASSIGN(const std::string action, fields.text_or("syncaction", ""));
   VOLFS_TRY_ASSIGN(const std::string permission, fields.text_or("permission", ""));
   if (!permission.empty()) {
     if (permission != "r" && permission != "rw")
       return fail_invalid(fmt::format("'permission' is '{}'; expected r or rw", permission));
     changes.writable = permission == "rw";
   }
-  if (changes.add_tags.empty() && changes.remove_tags.empty() && !changes.writable)
-    return fail_invalid("expected one of 'add_tags', 'remove_tags' and 'permission'");
-  VOLFS_TRY(target.group->change(target.volume, changes));
+  const bool attributes =
+      !changes.add_tags.empty() || !changes.remove_tags.empty() || changes.writable;
+  if (attributes != action.empty())
+    return fail_invalid(
+        "expected 'syncaction', or some of 'add_tags', 'remove_tags' and "
+        "'permission'");
+  if (!action.empty()) {
+    if (action != "check" && action != "repair")
+      return fail_invalid(fmt::format("'syncaction' is '{}'; expected check or repair", action));
+    if (context.trial) return json();
+    VOLFS_TRY(target.group->sync_action(target.volume, action));
+    return json();
+  }
+  VOLFS_TRY(target.group->change(target.volume, changes, context.trial));
   return json();
 }
 
@@ -222,17 +269,22 @@ Result<json> deactivate_group(const RequestContext& context, const Fields& field
   return json();
 }
 
+Result<json> check_group(const RequestContext& context, const Fields& fields);
+
 constexpr std::array lv_rows{
     RequestType{"lv.create",
                 "lv:name,size:text?,extents:text?,type:text?,stripes:number?,stripe_size:number?,"
-                "mirrors:number?,region_size:number?,origin:text?,chunk_size:number?,alloc:text?,"
+                "mirrors:number?,region_size:number?,nosync:flag?,origin:text?,chunk_size:number?,"
+                "alloc:text?,"
                 "pvs:list?,tags:list?,readonly:flag?",
                 create_lv},
     RequestType{"lv.extend", "lv:name,size:text?,extents:text?,alloc:text?,pvs:list?", extend},
     RequestType{"lv.reduce", "lv:name,size:text?,extents:text?,force:flag?", reduce},
     RequestType{"lv.remove", "lv:name,snapshots:flag?", remove_lv},
     RequestType{"lv.rename", "lv:name,to:name", rename_lv},
-    RequestType{"lv.change", "lv:name,add_tags:list?,remove_tags:list?,permission:text?",
+    RequestType{"lv.change",
+                "lv:name,add_tags:list?,remove_tags:list?,permission:text?,"
+                "syncaction:text?",
                 change_lv},
     RequestType{"lv.merge", "lv:name", merge_lv},
     RequestType{"lv.activate", "lv:name", set_active<true>},
@@ -240,8 +292,36 @@ constexpr std::array lv_rows{
     RequestType{"vg.activate",
                 "vg:name,devices:list?,activation:text?,readonly:flag?,inactive:list?,hidden:list?",
                 activate_group},
+    RequestType{"vg.check", "vg:name,requests:requests", check_group},
     RequestType{"vg.deactivate", "vg:name", deactivate_group},
 };
+
+// What of the requests would fail, one after the other, of those that change the group's metadata.
+Result<json> check_group(const RequestContext& context, const Fields& fields) {
+  constexpr std::array<std::string_view, 5> tried{"lv.create", "lv.extend", "lv.reduce",
+                                                  "lv.remove", "lv.change"};
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("vg"));
+  VOLFS_TRY_ASSIGN(const auto group, context.engine.volume_group(name));
+  lvm::VolumeGroup model = group->model();
+  RequestContext trial = context;
+  trial.trial = &model;
+  json problems = json::array();
+  for (const json& body : fields.list("requests")) {
+    const std::string which = body.value("request", json()).dump();
+    const auto row = std::ranges::find_if(lv_rows, [&](const RequestType& each) {
+      return std::ranges::count(tried, each.name) > 0 && json(each.name).dump() == which;
+    });
+    if (row == lv_rows.end())
+      return fail_invalid(
+          fmt::format("{} cannot be tried; expected {}", which, fmt::join(tried, ", ")));
+    if (auto mistake = check_keys(row->name, row->keys, body))
+      return fail(std::move(mistake->error));
+    if (!body.value("lv", "").starts_with(name + "/"))
+      return fail_invalid(fmt::format("{}: not a volume of {}", body.value("lv", ""), name));
+    if (auto done = row->run(trial, Fields(body)); !done) problems.push_back(done.error().text());
+  }
+  return problems;
+}
 
 }  // namespace
 

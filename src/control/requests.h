@@ -25,6 +25,9 @@ class Fields {
   Result<uint64_t> number_or(const char* key, uint64_t otherwise) const;
   // The same where 0 means nothing, and is refused if it is given.
   Result<uint64_t> positive_or(const char* key, uint64_t otherwise) const;
+  bool has(const char* key) const { return object_.contains(key); }
+  // A list of objects; null if it is missing.
+  const nlohmann::json& list(const char* key) const;
 
  private:
   const nlohmann::json& object_;
@@ -36,6 +39,8 @@ struct RequestContext {
   // Whether nobody waits for the reply any more: a request that only waits, and changes nothing,
   // then ends. Looked at every now and then.
   std::function<bool()> abandoned;
+  // Changes of the volume group are made to this copy only.
+  engine::VolumeGroup::Trial* trial = nullptr;
 };
 
 struct RequestType {

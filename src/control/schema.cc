@@ -17,6 +17,7 @@ std::string_view kind_expected(std::string_view type) {
   if (type == "flag") return "true or false";
   if (type == "number") return "a whole number from 0 to 18446744073709551615";
   if (type == "ms") return "a whole number of milliseconds from 0 to 86400000";
+  if (type == "requests") return "a list of requests";
   return type == "list" ? "a list of strings" : "a string";
 }
 
@@ -24,13 +25,22 @@ bool is_text(std::string_view type) {
   return type == "name" || type == "text" || type == "path";
 }
 
+bool is_list(std::string_view type) {
+  return type == "list" || type == "requests";
+}
+
+// The first element of a list that does not belong there; null: all do.
+const json* misfit_in(std::string_view type, const json& list) {
+  for (const json& each : list)
+    if (!(type == "list" ? each.is_string() : each.is_object())) return &each;
+  return nullptr;
+}
+
 bool fits(std::string_view type, const json& value) {
   if (type == "any") return true;
   if (type == "flag") return value.is_boolean();
   if (is_text(type)) return value.is_string();
-  if (type == "list")
-    return value.is_array() &&
-           std::ranges::all_of(value, [](const json& each) { return each.is_string(); });
+  if (is_list(type)) return value.is_array() && !misfit_in(type, value);
   return value.is_number_unsigned() || (value.is_number_integer() && value.get<int64_t>() >= 0);
 }
 
@@ -47,6 +57,10 @@ std::string out_of_range(const Key& key, const json& value) {
   if (key.type == "path" && !text.starts_with('/'))
     return fmt::format("'{}' is '{}'; expected an absolute path", key.name, text);
   return {};
+}
+
+std::string shown(const json& value) {
+  return value.is_number() ? value.dump() : fmt::format("a JSON {}", value.type_name());
 }
 
 std::string list_of(const std::vector<Key>& keys) {
@@ -119,10 +133,11 @@ std::optional<Mistake> check_keys(std::string_view request, std::string_view key
                    fmt::format("'{}' is missing; expected {}", key.name, kind_expected(key.type)));
     }
     if (!fits(key.type, *it)) {
-      const std::string found =
-          it->is_number() ? it->dump() : fmt::format("a JSON {}", it->type_name());
-      return wrong(key.name, fmt::format("'{}' is {}; expected {}", key.name, found,
-                                         kind_expected(key.type)));
+      const json* inside = is_list(key.type) && it->is_array() ? misfit_in(key.type, *it) : nullptr;
+      const json& found = inside ? *inside : *it;
+      return wrong(key.name,
+                   fmt::format("'{}' {} {}; expected {}", key.name, inside ? "has in it" : "is",
+                               shown(found), kind_expected(key.type)));
     }
     if (key.type == "any") continue;
     if (auto problem = out_of_range(key, *it); !problem.empty())
@@ -186,6 +201,8 @@ json json_schema(std::string_view request, std::string_view keys) {
       type["type"] = "boolean";
     else if (key.type == "list")
       type = {{"type", "array"}, {"items", {{"type", "string"}}}};
+    else if (key.type == "requests")
+      type = {{"type", "array"}, {"items", {{"type", "object"}}}};
     else if (key.type != "any")
       type = {{"type", "integer"}, {"minimum", 0}};
     if (key.type == "ms") type["maximum"] = most_ms;

@@ -4,8 +4,9 @@
 //     "map:name,table:text,readonly:flag?,timeout_ms:ms?"
 //
 // A key is NAME:TYPE, with ? if it may be left out. Types: name (of a device or volume, not empty),
-// text, path (absolute), list (of texts), flag, number, ms (milliseconds, a day at most), any. A
-// key without a type is any? and checked by the request itself.
+// text, path (absolute), list (of texts), requests (a list of objects), flag, number, ms
+// (milliseconds, a day at most), any. A key without a type is any? and checked by the request
+// itself.
 #pragma once
 
 #include <nlohmann/json.hpp>

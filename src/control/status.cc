@@ -34,7 +34,7 @@ const char* consistency_policy(const md::ArrayStatus& s) {
   return s.geometry.level > 0 ? "resync" : "none";
 }
 
-json array_of(const md::ArrayStatus& s) {
+json members_of(const md::ArrayStatus& s) {
   json members = json::array();
   for (const md::MemberStatus& m : s.members) {
     json member{{"device", m.device},
@@ -49,6 +49,10 @@ json array_of(const md::ArrayStatus& s) {
     if (m.to_replace) member["to_replace"] = true;
     members.push_back(std::move(member));
   }
+  return members;
+}
+
+json sync_of(const md::ArrayStatus& s) {
   json sync{{"action", md::sync_action_name(s.sync.action)}, {"pending", s.sync.pending}};
   if (s.sync.action != md::SyncAction::idle) {
     sync["position"] = s.sync.position;
@@ -56,6 +60,18 @@ json array_of(const md::ArrayStatus& s) {
     sync["speed"] = s.sync.speed;
     sync["seconds_left"] = s.sync.seconds_left;
   }
+  return sync;
+}
+
+// In lvs' words.
+json raid_of(const md::ArrayStatus& s) {
+  return {{"raid_sync_action", md::sync_action_name(s.sync.action)},
+          {"raid_mismatch_count", s.mismatches / sector_size},
+          {"members", members_of(s)},
+          {"sync", sync_of(s)}};
+}
+
+json array_of(const md::ArrayStatus& s) {
   json entry{{"level", md::level_name(s.geometry.level)},
              {"layout", md::layout_name(s.geometry.level, s.geometry.layout)},
              {"raid_disks", s.geometry.raid_disks},
@@ -71,8 +87,8 @@ json array_of(const md::ArrayStatus& s) {
              {"consistency_policy", consistency_policy(s)},
              {"component_size", s.member_size},
              {"write_behind", s.bitmap ? s.bitmap->write_behind : 0},
-             {"members", std::move(members)},
-             {"sync", std::move(sync)}};
+             {"members", members_of(s)},
+             {"sync", sync_of(s)}};
   if (s.bitmap)
     entry["bitmap"] = {{"chunk", s.bitmap->chunk}, {"dirty_chunks", s.bitmap->dirty_bits}};
   return entry;
@@ -90,24 +106,32 @@ class HealthFinder {
     const engine::Node* node = engine_.graph().find(device);
     Health health = node ? own(*node) : Health::active;
     // An array tells what it makes of the state of its members.
-    if (!dynamic_cast<const md::Array*>(&device)) health = std::max(health, of_below(device));
+    const auto* map = dynamic_cast<const dm::MappedDevice*>(&device);
+    if (!dynamic_cast<const md::Array*>(&device) && !(map && map->array_status()))
+      health = std::max(health, of_below(device));
     known_.emplace(&device, health);
     return health;
   }
 
  private:
-  static Health own(const engine::Node& node) {
-    if (const auto* array = dynamic_cast<const md::Array*>(node.device.get())) {
-      switch (array->status().state) {
-        case md::ArrayState::active:
-          return node.health;
-        case md::ArrayState::degraded:
-          return std::max(node.health, Health::degraded);
-        case md::ArrayState::failed:
-          return Health::failed;
-      }
+  static Health worse(Health health, md::ArrayState state) {
+    switch (state) {
+      case md::ArrayState::active:
+        return health;
+      case md::ArrayState::degraded:
+        return std::max(health, Health::degraded);
+      case md::ArrayState::failed:
+        break;
     }
+    return Health::failed;
+  }
+
+  static Health own(const engine::Node& node) {
+    if (const auto* array = dynamic_cast<const md::Array*>(node.device.get()))
+      return worse(node.health, array->status().state);
     const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
+    if (const auto raid = map ? map->array_status() : std::nullopt)
+      return worse(node.health, raid->state);
     if (node.kind != engine::Kind::image && map && lost_snapshot(map->status()))
       return Health::failed;
     return node.health;
@@ -162,6 +186,7 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
   if (const auto* image = dynamic_cast<const FileImage*>(&device)) {
     entry["path"] = image->path();
     entry["start"] = image->start();
+    entry["file_size"] = image->file_size();
   }
   if (const auto volume = node.volume) {
     entry["volume"] = volume->path();
@@ -172,7 +197,10 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
   if (const auto* array = dynamic_cast<const md::Array*>(&device)) {
     entry["array"] = array_of(array->status());
   }
-  if (const auto* map = dynamic_cast<const dm::MappedDevice*>(&device)) entry["map"] = map_of(*map);
+  if (const auto* map = dynamic_cast<const dm::MappedDevice*>(&device)) {
+    entry["map"] = map_of(*map);
+    if (const auto raid = map->array_status()) entry["raid"] = raid_of(*raid);
+  }
   return entry;
 }
 
@@ -188,7 +216,8 @@ const char* to_string(lvm::ActivationMode mode) {
   return "partial";
 }
 
-json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, uint32_t lv) {
+json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, uint32_t lv,
+               const std::vector<std::string>& devices) {
   const lvm::LogicalVolume& volume = model.lvs[lv];
   const engine::VolumeGroup::Setup& setup = group.setup();
   const auto own = setup.own_modes.find(volume.name);
@@ -205,7 +234,12 @@ json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, 
              {"stripes", shape.stripes},
              {"mirrors", shape.mirrors},
              {"stripe_size", shape.stripe_size},
-             {"region_size", shape.region_size}};
+             {"region_size", shape.region_size},
+             {"nosync", lvm::has(volume.status, "NOTSYNCED")},
+             {"physical_volumes", json::array()}};
+  for (const uint32_t pv : lvm::pvs_below(model, lv))
+    if (pv < devices.size() && !devices[pv].empty())
+      entry["physical_volumes"].push_back(devices[pv]);
   for (const uint32_t link : model.snapshots_of(lv))
     if (const lvm::Segment& snapshot = model.lvs[link].segments.front(); snapshot.merging)
       entry["merging"] = model.lvs[*snapshot.cow].name;
@@ -219,9 +253,9 @@ json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, 
 json group_of(const engine::VolumeGroup& group) {
   const lvm::VolumeGroup model = group.model();
   json volumes = json::array(), pvs = json::array();
-  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv)
-    if (model.visible(lv)) volumes.push_back(volume_of(group, model, lv));
   const std::vector<std::string> devices = group.devices();
+  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv)
+    if (model.visible(lv)) volumes.push_back(volume_of(group, model, lv, devices));
   for (size_t pv = 0; pv < std::min(devices.size(), model.pvs.size()); ++pv)
     pvs.push_back({{"device", devices[pv].empty() ? json() : json(devices[pv])},
                    {"uuid", model.pvs[pv].id.dashed()},

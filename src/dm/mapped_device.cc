@@ -12,6 +12,7 @@
 #include "table.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
+#include "volfs/md/array.h"
 #include "volfs/units.h"
 
 namespace volfs::dm {
@@ -348,6 +349,12 @@ std::vector<std::string> MappedDevice::deps(Which which) const {
   if (const Pinned table(*this, which); table)
     for (const BlockDevice* device : table->below()) names.push_back(device->name());
   return names;
+}
+
+std::optional<md::ArrayStatus> MappedDevice::array_status() const {
+  const Pinned table(*this, Which::active);
+  if (!table || table->targets().size() != 1) return std::nullopt;
+  return table->targets().front()->array_status();
 }
 
 Result<std::string> MappedDevice::message(uint64_t sector, std::string_view text) {

@@ -225,6 +225,7 @@ class Designer {
     parameters.stripes = volume.stripes.value;
     parameters.mirrors = volume.mirrors.value;
     parameters.stripe_size = volume.stripe_size.value;
+    parameters.nosync = volume.nosync.value;
     if (volume.region_size) parameters.region_size = volume.region_size->value;
     return lvm::create_volume(design_.group, parameters, ids_, provenance_);
   }

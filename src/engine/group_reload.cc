@@ -85,6 +85,21 @@ GroupReload::GroupReload(VolumeGroup& group, const lvm::ActivationPlan& plan)
   }
   for (const auto& [uuid, device] : group.devices_)
     if (!planned.contains(uuid)) going_.push_back(uuid);
+  note_reassembled();
+}
+
+// A leg that was missing, wholly or in part, is another now, under the same name.
+void GroupReload::note_reassembled() {
+  std::vector<std::string_view> changed;  // and what stands on them
+  for (Item& item : items_) {
+    const bool below = std::ranges::any_of(
+        changed, [&](std::string_view name) { return names(*item.planned, name); });
+    item.reassemble = below && !item.is_new && !item.differs &&
+                      std::ranges::any_of(item.planned->table, [](const lvm::TableRow& row) {
+                        return row.type == "raid";
+                      });
+    if (item.differs || (below && !item.reassemble)) changed.push_back(item.planned->name);
+  }
 }
 
 GroupReload::~GroupReload() {
@@ -166,7 +181,8 @@ Status GroupReload::check_own_tables() const {
                                                node.name)));
   };
   for (const Item& item : items_)
-    if (item.differs) VOLFS_TRY(check(*item.node, group_.devices_.at(item.planned->uuid).planned));
+    if (item.differs || item.reassemble)
+      VOLFS_TRY(check(*item.node, group_.devices_.at(item.planned->uuid).planned));
   for (const std::string& uuid : going_)
     VOLFS_TRY(check(*group_.devices_.at(uuid).node, group_.devices_.at(uuid).planned));
   return {};
@@ -269,15 +285,19 @@ void GroupReload::choose_suspended() {
            origins.contains(std::string(first_word(device.table.front().params)));
   };
   for (Item& item : items_)
-    item.suspend = !item.is_new && ((item.differs && !item.grown) || is_origin(*item.planned) ||
-                                    is_origin(group_.devices_.at(item.planned->uuid).planned));
+    item.suspend = !item.is_new &&
+                   (item.reassemble || (item.differs && !item.grown) || is_origin(*item.planned) ||
+                    is_origin(group_.devices_.at(item.planned->uuid).planned));
 }
 
 Status GroupReload::suspend() {
   choose_suspended();
   // From the top: what is under way above must come through.
   for (auto item = items_.rbegin(); item != items_.rend(); ++item) {
-    if (!item->suspend || map_behind(*item->node).suspended()) continue;
+    if (!item->suspend) continue;
+    // One that could not be assembled before is suspended yet.
+    item->suspended = item->reassemble;
+    if (map_behind(*item->node).suspended()) continue;
     VOLFS_TRY(map_behind(*item->node).suspend({.deadline = now() + patience}));
     item->suspended = true;
   }

@@ -53,17 +53,19 @@ class GroupReload {
     std::string canonical;
     Node* node = nullptr;
     bool is_new = false;
-    bool differs = false;    // is loaded, or to be
-    bool deferred = false;   // to be loaded when the origin is suspended
-    bool grown = false;      // has the new table already
-    bool suspended = false;  // by us
-    bool suspend = false;    // to be
+    bool differs = false;     // is loaded, or to be
+    bool deferred = false;    // to be loaded when the origin is suspended
+    bool grown = false;       // has the new table already
+    bool reassemble = false;  // a raid whose legs change: it looks at them anew when it is resumed
+    bool suspended = false;   // by us
+    bool suspend = false;     // to be
   };
   struct Withdrawn {
     std::string path;
     Node* node;
   };
 
+  void note_reassembled();
   Status check_own_tables() const;
   Status check_going() const;
   Status withdraw();

@@ -9,6 +9,7 @@
 
 #include "group_reload.h"
 #include "turn.h"
+#include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
 #include "volfs/engine/engine.h"
 #include "volfs/log.h"
@@ -65,6 +66,7 @@ lvm::ActivationPlan VolumeGroup::plan_of(const lvm::VolumeGroup& model,
          return own == own_modes_.end() ? std::nullopt : std::optional(own->second);
        },
        .hidden = setup_.hidden,
+       .nosync = [&](const lvm::LogicalVolume& volume) { return unsynced_.contains(volume.id); },
        .wanted = [&](const lvm::LogicalVolume& volume) { return !inactive.contains(volume.id); }});
 }
 
@@ -80,6 +82,7 @@ std::vector<Unavailable> VolumeGroup::unavailable() const {
 
 Status VolumeGroup::activate() {
   const Turn turn(*this);
+  note_unsynced(model_);
   const lvm::ActivationPlan plan = plan_of(model_, inactive_);
   std::map<std::string, std::string> broken;
   GroupReload::build_all(*this, plan, broken);
@@ -176,6 +179,20 @@ Status VolumeGroup::zero_new(const lvm::VolumeGroup& next) {
   return {};
 }
 
+void VolumeGroup::note_unsynced(const lvm::VolumeGroup& model) {
+  const auto blank = [&](const lvm::ZeroRange& range) -> bool {
+    std::vector<std::byte> head(std::min(range.length, 4 * KiB));
+    return pvs_[range.pv] && (*pvs_[range.pv])->device->read(range.offset, head) &&
+           std::ranges::all_of(head, [](std::byte b) { return b == std::byte{}; });
+  };
+  for (uint32_t lv = 0; lv < model.lvs.size(); ++lv) {
+    if (!lvm::has(model.lvs[lv].status, "NOTSYNCED")) continue;
+    const auto metadata = lvm::raid_metadata_of(model, lv);
+    if (!metadata.empty() && std::ranges::all_of(metadata, blank))
+      unsynced_.insert(model.lvs[lv].id);
+  }
+}
+
 Status VolumeGroup::commit(lvm::VolumeGroup& next, const lvm::Provenance& when) {
   std::vector<std::optional<lvm::PvInfo>> scanned(pvs_.size());
   std::vector<const lvm::PvInfo*> pvs;
@@ -193,12 +210,17 @@ Status VolumeGroup::commit(lvm::VolumeGroup& next, const lvm::Provenance& when) 
 Status VolumeGroup::carry_out(const Change& change) {
   if (left_)
     return fail(Error::make(ENOENT, fmt::format("{}: the group has left the mount", setup_.name)));
+  if (change.trial) {
+    VOLFS_TRY(check_changeable());
+    return change.edit(*change.trial, lvm::provenance(change.description));
+  }
   lvm::VolumeGroup next = model_;
   if (change.edit) {
     VOLFS_TRY(check_changeable());
     const lvm::Provenance when = lvm::provenance(change.description);
     VOLFS_TRY(change.edit(next, when));
     VOLFS_TRY(zero_new(next));
+    note_unsynced(next);
   }
   const lvm::ActivationPlan plan =
       change.leave ? lvm::ActivationPlan() : plan_of(next, change.inactive);
@@ -238,7 +260,7 @@ Result<std::vector<uint32_t>> VolumeGroup::pvs(const std::vector<std::string>& n
   return out;
 }
 
-Status VolumeGroup::create(const lvm::VolumeParameters& parameters) {
+Status VolumeGroup::create(const lvm::VolumeParameters& parameters, Trial* trial) {
   const Turn turn(*this);
   return carry_out(
       {.description = fmt::format("volfs lv create {}/{}", setup_.name, parameters.name),
@@ -246,10 +268,11 @@ Status VolumeGroup::create(const lvm::VolumeParameters& parameters) {
          VOLFS_TRY(lvm::create_volume(next, parameters, lvm::random_ids(), when));
          return {};
        },
-       .inactive = inactive_});
+       .inactive = inactive_,
+       .trial = trial});
 }
 
-Status VolumeGroup::create_snapshot(const lvm::SnapshotParameters& parameters) {
+Status VolumeGroup::create_snapshot(const lvm::SnapshotParameters& parameters, Trial* trial) {
   const Turn turn(*this);
   return carry_out(
       {.description = fmt::format("volfs lv create --snapshot {}/{}", setup_.name, parameters.name),
@@ -257,13 +280,14 @@ Status VolumeGroup::create_snapshot(const lvm::SnapshotParameters& parameters) {
          VOLFS_TRY(lvm::create_snapshot(next, parameters, lvm::random_ids(), when));
          return {};
        },
-       .inactive = inactive_});
+       .inactive = inactive_,
+       .trial = trial});
 }
 
 // The turn is taken.
 Status VolumeGroup::edit_volume(
     std::string_view volume, std::string description,
-    const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit) {
+    const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit, Trial* trial) {
   return carry_out(
       {.description = std::move(description),
        .edit = [&](lvm::VolumeGroup& next, const lvm::Provenance&) -> Status {
@@ -273,18 +297,20 @@ Status VolumeGroup::edit_volume(
                ENOENT, fmt::format("{}/{}: there is no such volume", setup_.name, volume)));
          return edit(next, *lv);
        },
-       .inactive = inactive_});
+       .inactive = inactive_,
+       .trial = trial});
 }
 
-Status VolumeGroup::extend(std::string_view volume, const Resize& resize) {
+Status VolumeGroup::extend(std::string_view volume, const Resize& resize, Trial* trial) {
   const Turn turn(*this);
-  return edit_volume(volume, fmt::format("volfs lv extend {}/{}", setup_.name, volume),
-                     [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
-                       VOLFS_TRY_ASSIGN(
-                           const uint32_t extents,
-                           lvm::resized_extents(next, lv, resize.size, resize.sign, resize.pvs));
-                       return lvm::extend_volume(next, lv, extents, resize.allocation, resize.pvs);
-                     });
+  return edit_volume(
+      volume, fmt::format("volfs lv extend {}/{}", setup_.name, volume),
+      [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
+        VOLFS_TRY_ASSIGN(const uint32_t extents,
+                         lvm::resized_extents(next, lv, resize.size, resize.sign, resize.pvs));
+        return lvm::extend_volume(next, lv, extents, resize.allocation, resize.pvs);
+      },
+      trial);
 }
 
 // Who has the volume's device, for a message; "" if nobody.
@@ -298,24 +324,30 @@ std::string VolumeGroup::in_use_by(std::string_view volume) const {
   return fmt::format("{}", fmt::join(engine_.graph().users(*(*pin)->device), ", "));
 }
 
-Status VolumeGroup::reduce(std::string_view volume, const Resize& resize, bool force) {
+Status VolumeGroup::reduce(std::string_view volume, const Resize& resize, bool force,
+                           Trial* trial) {
   const Turn turn(*this);
-  if (const std::string users = in_use_by(volume); !users.empty() && !force)
+  const std::string users = trial ? "" : in_use_by(volume);
+  if (!users.empty() && !force)
     return fail(Error::make(EBUSY, fmt::format("{}/{}: in use by {}", setup_.name, volume, users)));
-  return edit_volume(volume, fmt::format("volfs lv reduce {}/{}", setup_.name, volume),
-                     [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
-                       VOLFS_TRY_ASSIGN(const uint32_t extents,
-                                        lvm::resized_extents(next, lv, resize.size, resize.sign));
-                       return lvm::reduce_volume(next, lv, extents);
-                     });
+  return edit_volume(
+      volume, fmt::format("volfs lv reduce {}/{}", setup_.name, volume),
+      [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
+        VOLFS_TRY_ASSIGN(const uint32_t extents,
+                         lvm::resized_extents(next, lv, resize.size, resize.sign));
+        return lvm::reduce_volume(next, lv, extents);
+      },
+      trial);
 }
 
-Status VolumeGroup::remove(std::string_view volume, bool with_snapshots) {
+Status VolumeGroup::remove(std::string_view volume, bool with_snapshots, Trial* trial) {
   const Turn turn(*this);
-  return edit_volume(volume, fmt::format("volfs lv remove {}/{}", setup_.name, volume),
-                     [&](lvm::VolumeGroup& next, uint32_t lv) {
-                       return lvm::remove_volume(next, lv, with_snapshots);
-                     });
+  return edit_volume(
+      volume, fmt::format("volfs lv remove {}/{}", setup_.name, volume),
+      [&](lvm::VolumeGroup& next, uint32_t lv) {
+        return lvm::remove_volume(next, lv, with_snapshots);
+      },
+      trial);
 }
 
 Status VolumeGroup::rename(std::string_view volume, std::string_view to) {
@@ -325,7 +357,7 @@ Status VolumeGroup::rename(std::string_view volume, std::string_view to) {
       [&](lvm::VolumeGroup& next, uint32_t lv) { return lvm::rename_volume(next, lv, to); });
 }
 
-Status VolumeGroup::change(std::string_view volume, const Changes& changes) {
+Status VolumeGroup::change(std::string_view volume, const Changes& changes, Trial* trial) {
   const Turn turn(*this);
   const auto apply = [&](lvm::VolumeGroup& next, uint32_t lv) -> Status {
     // Taken away first, as lvm2 does.
@@ -333,14 +365,34 @@ Status VolumeGroup::change(std::string_view volume, const Changes& changes) {
     for (const std::string& tag : changes.add_tags) VOLFS_TRY(lvm::add_tag(next.lvs[lv].tags, tag));
     return changes.writable ? lvm::set_writable(next, lv, *changes.writable) : Status();
   };
-  if (const auto lv = model_.find_lv(volume)) {
-    lvm::VolumeGroup trial = model_;
-    VOLFS_TRY(apply(trial, *lv));
-    if (trial.lvs[*lv].tags == model_.lvs[*lv].tags &&
-        trial.lvs[*lv].writable() == model_.lvs[*lv].writable())
+  if (const auto lv = model_.find_lv(volume); lv && !trial) {
+    lvm::VolumeGroup next = model_;
+    VOLFS_TRY(apply(next, *lv));
+    if (next.lvs[*lv].tags == model_.lvs[*lv].tags &&
+        next.lvs[*lv].writable() == model_.lvs[*lv].writable())
       return {};
   }
-  return edit_volume(volume, fmt::format("volfs lv change {}/{}", setup_.name, volume), apply);
+  return edit_volume(volume, fmt::format("volfs lv change {}/{}", setup_.name, volume), apply,
+                     trial);
+}
+
+Status VolumeGroup::sync_action(std::string_view volume, std::string_view action) {
+  const Turn turn(*this);
+  const std::string path = fmt::format("{}/{}", setup_.name, volume);
+  const auto lv = model_.find_lv(volume);
+  if (!lv || !model_.visible(*lv))
+    return fail(Error::make(ENOENT, path + ": there is no such volume"));
+  const lvm::Segment& first = model_.lvs[*lv].segments.front();
+  if (first.region_size == 0 || first.type == "mirror")
+    return fail_invalid(fmt::format("{}: LV type {} has nothing to {}", path,
+                                    lvm::shape_of(model_, *lv).type, action));
+  const char* const layer = model_.snapshots_of(*lv).empty() ? "" : "-real";
+  const auto device = devices_.find(
+      fmt::format("LVM-{}{}{}", model_.id.plain(), model_.lvs[*lv].id.plain(), layer));
+  if (device == devices_.end()) return fail(Error::make(ENXIO, path + ": is not active"));
+  auto& map = dynamic_cast<dm::MappedDevice&>(*device->second.node->device);
+  VOLFS_TRY(in(path, map.message(0, action)));
+  return {};
 }
 
 std::vector<std::string> VolumeGroup::devices() const {
@@ -359,10 +411,15 @@ Status VolumeGroup::add_pv(uint32_t pv, std::string_view device) {
     const std::lock_guard lock(mutex_);
     pvs_[pv].emplace(std::move(pin));
   }
-  auto done = carry_out({.description = {}, .edit = {}, .inactive = inactive_});
+  const Change as_is{.description = {}, .edit = {}, .inactive = inactive_};
+  auto done = carry_out(as_is);
   if (done) return {};
-  const std::lock_guard lock(mutex_);
-  pvs_[pv].reset();
+  {
+    const std::lock_guard lock(mutex_);
+    pvs_[pv].reset();
+  }
+  // What could not go on with it goes on without.
+  if (auto undone = carry_out(as_is); !undone) log_error("{}", undone.error().text());
   return done;
 }
 

@@ -93,8 +93,10 @@ Look look_at(Engine& engine) {
   engine.for_each_node([&](const Node& node) {
     if (const auto* array = dynamic_cast<const md::Array*>(node.device.get()))
       look.arrays.emplace(node.name, array->status());
-    else if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get()))
+    else if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get())) {
       look.maps.emplace(node.name, map->status());
+      if (auto raid = map->array_status()) look.arrays.emplace(node.name, std::move(*raid));
+    }
   });
   return look;
 }

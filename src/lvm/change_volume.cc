@@ -6,6 +6,7 @@
 
 #include "lvm/edit_parts.h"
 #include "lvm/segment_type.h"
+#include "volfs/units.h"
 
 namespace volfs::lvm {
 namespace {
@@ -209,6 +210,10 @@ Status reduce_volume(VolumeGroup& group, uint32_t lv, uint32_t extents) {
     if (extents % data_stripes(segment) != 0)
       return fail_invalid(fmt::format("{} extents would cut a stripe; {} would not", extents,
                                       round_up(extents, data_stripes(segment))));
+    // Linux has none of those.
+    if (extents * next.extent_size < segment.region_size)
+      return fail_invalid(fmt::format("a raid cannot be smaller than its region size of {}",
+                                      format_size(segment.region_size)));
     segment.count = extents;
     const uint32_t length = segment.known_type()->area_length(segment);
     for (const Area& area : segment.areas)

@@ -62,6 +62,10 @@ Result<Shape> shape_of(const VolumeParameters& parameters) {
   const bool striped = shape.data_legs > 1 || parameters.type == "striped";
   if (striped && (!is_power_of_two(parameters.stripe_size) || parameters.stripe_size < 4 * KiB))
     return fail_invalid("the stripe size must be a power of two from 4KiB on");
+  constexpr uint64_t most_region = uint64_t{1} << 40;  // lvm2 counts its sectors in 32 bits
+  if (shape.metadata && (!is_power_of_two(parameters.region_size) ||
+                         parameters.region_size < 4 * KiB || parameters.region_size > most_region))
+    return fail_invalid("the region size must be a power of 2 from 4KiB to 1TiB");
   if (shape.legs > 253 || (parameters.type == "striped" && shape.legs > 128))
     return fail_invalid(fmt::format("{} devices are too many", shape.legs));
   return shape;
@@ -168,6 +172,20 @@ Status check_room_for_lv(const VolumeGroup& group) {
   return {};
 }
 
+// The first LENGTH bytes of an LV that stands on PVs only (0: all of it).
+void add_ranges(const VolumeGroup& group, uint32_t lv, uint64_t length,
+                std::vector<ZeroRange>& out) {
+  for (const Segment& segment : group.lvs[lv].segments) {
+    if (segment.areas.empty() || segment.areas[0].kind != Area::Kind::pv) return;
+    const uint64_t here = segment.count * group.extent_size / segment.areas.size();
+    const Area& area = segment.areas[0];
+    const PhysicalVolume& pv = group.pvs[area.index];
+    const uint64_t count = length == 0 ? here : std::min(here, length);
+    out.push_back({area.index, pv.data_start + area.extent * group.extent_size, count});
+    if (length != 0) return;
+  }
+}
+
 }  // namespace
 
 Result<SizeRequest> parse_size_request(std::string_view text) {
@@ -266,6 +284,7 @@ Result<uint32_t> create_volume(VolumeGroup& group, const VolumeParameters& param
                 next.lvs[lv].allocation_policy = parameters.allocation_policy;
                 for (const std::string& tag : parameters.tags)
                   VOLFS_TRY(add_tag(next.lvs[lv].tags, tag));
+                if (parameters.nosync) set_status(next.lvs[lv].status, "NOTSYNCED", true);
                 if (!shape.on_pvs) {
                   Segment segment;
                   segment.type = parameters.type;
@@ -345,28 +364,22 @@ Result<uint32_t> create_snapshot(VolumeGroup& group, const SnapshotParameters& p
       });
 }
 
-std::vector<ZeroRange> ranges_to_zero(const VolumeGroup& group, uint32_t lv) {
+std::vector<ZeroRange> raid_metadata_of(const VolumeGroup& group, uint32_t lv) {
   std::vector<ZeroRange> out;
-  // The first LENGTH bytes of an LV that stands on PVs only (0: all of it).
-  auto zero = [&](uint32_t index, uint64_t length) {
-    for (const Segment& segment : group.lvs[index].segments) {
-      if (segment.areas.empty() || segment.areas[0].kind != Area::Kind::pv) return;
-      const uint64_t here = segment.count * group.extent_size / segment.areas.size();
-      const Area& area = segment.areas[0];
-      const PhysicalVolume& pv = group.pvs[area.index];
-      const uint64_t count = length == 0 ? here : std::min(here, length);
-      out.push_back({area.index, pv.data_start + area.extent * group.extent_size, count});
-      if (length != 0) return;
-    }
-  };
-  constexpr uint64_t head = 4 * KiB;
-  for (const Segment& segment : group.lvs[lv].segments) {
+  for (const Segment& segment : group.lvs[lv].segments)
     for (const Area& area : segment.metadata_areas)
-      if (area.kind == Area::Kind::lv) zero(area.index, 0);
-    // What mirrors have in common is zeroed on each; parity of zeros is zero.
+      if (area.kind == Area::Kind::lv) add_ranges(group, area.index, 0, out);
+  return out;
+}
+
+std::vector<ZeroRange> ranges_to_zero(const VolumeGroup& group, uint32_t lv) {
+  std::vector<ZeroRange> out = raid_metadata_of(group, lv);
+  const auto zero = [&](uint32_t index, uint64_t length) { add_ranges(group, index, length, out); };
+  constexpr uint64_t head = 4 * KiB;
+  // What mirrors have in common is zeroed on each; parity of zeros is zero.
+  for (const Segment& segment : group.lvs[lv].segments)
     for (const Area& area : segment.areas)
       if (area.kind == Area::Kind::lv) zero(area.index, head);
-  }
   if (!group.lvs[lv].segments.empty() && !group.lvs[lv].segments[0].areas.empty() &&
       group.lvs[lv].segments[0].areas[0].kind == Area::Kind::pv)
     zero(lv, group.link_of_cow(lv) ? 512 * KiB : head);

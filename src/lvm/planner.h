@@ -24,6 +24,8 @@ class Planner {
   // "DEVICE SECTOR" of an area, for linear, striped and mirror rows; a PV that is missing becomes
   // an error device.
   Result<std::string> area(uint32_t lv, unsigned segment_number, unsigned area_number);
+  // Whether an LV is a raid that is new and not to be synced.
+  bool nosync(uint32_t lv) const { return options_.nosync && options_.nosync(group_.lvs[lv]); }
   // Adds a row of SEGMENT_NUMBER's extents to the device being planned.
   void row(std::string_view type, std::string params, uint64_t length);
   // Counts the running pvmove segments of the device being planned; the number before this one.

@@ -40,4 +40,24 @@ VolumeShape shape_of(const VolumeGroup& group, uint32_t lv) {
   return shape;
 }
 
+std::set<uint32_t> pvs_below(const VolumeGroup& group, uint32_t lv) {
+  std::set<uint32_t> pvs, seen;
+  std::vector<uint32_t> left{lv};
+  while (!left.empty()) {
+    const uint32_t next = left.back();
+    left.pop_back();
+    if (!seen.insert(next).second) continue;
+    for (const Segment& segment : group.lvs[next].segments) {
+      for (const auto* areas : {&segment.areas, &segment.metadata_areas})
+        for (const Area& area : *areas) {
+          if (area.kind == Area::Kind::pv) pvs.insert(area.index);
+          if (area.kind == Area::Kind::lv) left.push_back(area.index);
+        }
+      if (segment.log) left.push_back(*segment.log);
+      left.insert(left.end(), segment.mentions.begin(), segment.mentions.end());
+    }
+  }
+  return pvs;
+}
+
 }  // namespace volfs::lvm

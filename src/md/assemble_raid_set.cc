@@ -103,8 +103,9 @@ Status RaidSetAssembler::read_all() {
       // Linux writes no superblocks for raid0, but marks who has no place for one.
       found.marked = !read;
     } else if (!read) {
-      log_warning("{}: {} counts as missing: {}", o_.name, member.data->name(),
-                  std::move(read.error()).in(member.metadata->name()).text());
+      if (!member.hole)
+        log_warning("{}: {} counts as missing: {}", o_.name, member.data->name(),
+                    std::move(read.error()).in(member.metadata->name()).text());
       found.missing = true;
     } else if (looks_like_superblock(SuperblockVersion::dm_raid, bytes) && !member.rebuild) {
       VOLFS_TRY_ASSIGN(found.superblock, in(member.metadata->name(),

@@ -33,7 +33,8 @@ volume_groups:
       root: {size: 8MiB, tags: [old], permission: rw}
       more: {extents: 2}
       snap: {type: snapshot, origin: root, size: 2MiB}
-  wide: {physical_volumes: [q, p2, p3], extent_size: 1MiB, logical_volumes: {two: {size: 4MiB, stripes: 2}}}
+  wide: {physical_volumes: [q, p2, p3], extent_size: 1MiB, logical_volumes: {two: {size: 4MiB, stripes: 2},
+    pair: {size: 1MiB, type: raid1, mirrors: 1}}}
 snapshots:
   before: {origin: m, cow: {path: before.cow, size: 1MiB}}
 maps:
@@ -67,6 +68,7 @@ def test_what_cannot_follow_is_said(t):
             ("s.img, size: 8MiB", "s.img, direct: true", "image s: direct is false on the mount and true", NEW_MOUNT),
             ("s.img, size: 8MiB", "s.img, pad: 9MiB", "image s: pad is 0 on the mount and 9437184", NEW_MOUNT),
             ("s.img, size: 8MiB", "s.img, readonly: true", "image s: readonly is false on the mount", NEW_MOUNT),
+            ("s.img, size: 8MiB", "s.img, size: 16MiB", "image s: size is 8388608 on the mount and 16777216", "new files only"),
             ("s.img, size: 8MiB", "s.img, partition: 2", "image s: partition is 0 on the mount and 2", NEW_MOUNT),
             ("bitmap: internal", "bitmap: internal, hidden: true", "array md0: hidden is false", NEW_MOUNT),
             ("bitmap: internal", "bitmap: internal, readonly: true", "array md0: readonly is false", NEW_MOUNT),
@@ -94,6 +96,13 @@ def test_what_cannot_follow_is_said(t):
             ("{extents: 2}", "{extents: 2, alloc: cling}", "lv vg/more: alloc is inherit on the mount and cling", DISKS),
             ("[q, p2, p3]", "[q, p2]", "volume group wide: p3 is a physical volume of it and not in the definition", "vgreduce"),
             ("stripes: 2", "stripes: 2, stripe_size: 8KiB", "lv wide/two: stripe_size is 65536 on the mount", DISKS),
+            ("stripes: 2}", "stripes: 2, physical_volumes: [q, p3]}",
+             'lv wide/two: physical_volumes is ["q","p2"] on the mount and ["p3","q"] in the definition', "pvmove"),
+            ("type: raid1, mirrors: 1", "type: raid1, mirrors: 1, nosync: true", "lv wide/pair: nosync is false on the mount", DISKS),
+            ("  wide: {", "  narrow: {", "volume group narrow: q is a physical volume of wide; only lvm2 renames a group", "vgrename"),
+            ("{extents: 2}", "{extents: 2}\n      huge: {size: 20MiB}", "vg/huge: not enough free extents", ""),
+            ("{extents: 2}", "{size: 30MiB}", "vg/more: not enough free extents", ""),
+            ("{extents: 2}", "{extents: 2}\n      a: {size: 10MiB}\n      b: {size: 10MiB}", "vg/b: not enough free extents", ""),
             ("stripes: 2", "type: linear", "lv wide/two: type is striped on the mount and linear", DISKS),
             ("origin: root, size: 2MiB", "origin: root, size: 1MiB", "the store of a snapshot does not become smaller", ""),
             ("origin: root, size: 2MiB", "origin: root, size: 2MiB, chunk_size: 8KiB", "lv vg/snap: chunk_size is 4096", DISKS),
@@ -103,6 +112,7 @@ def test_what_cannot_follow_is_said(t):
         definition.write_text(DEFINITION.replace(old, new, 1))
         told = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
         holds(any(words in line and takes in line for line in told.splitlines()), f"{new}: {told}")
+        holds("steps are done" not in told, f"{new}: {told}")
     definition.write_text(DEFINITION)
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "the old one again")
 
@@ -220,6 +230,22 @@ def test_a_member_is_replaced_by_the_one_in_its_place(t):
     t.umount()
     t.mount(definition)
     equal((t.mnt / "md0").open("rb").read(MiB), content, "the array after a new mount")
+
+
+def test_what_grows_keeps_to_its_devices(t):
+    definition = fresh(t)
+    held = DEFINITION.replace("stripes: 2}", "stripes: 2}, one: {size: 2MiB, physical_volumes: [p3]}")
+    definition.write_text(held)
+    volfs("apply", definition, t.mnt, "--yes")
+    definition.write_text(held.replace("one: {size: 2MiB", "one: {size: 4MiB"))
+    volfs("apply", definition, t.mnt, "--yes")
+    of = {lv["name"]: lv["physical_volumes"] for group in t.status()["volume_groups"] for lv in group["logical_volumes"]}
+    equal((of["one"], of["two"], of["root"]), (["p3"], ["q", "p2"], ["p"]), "where volumes are")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    # What goes makes no room for what comes before it.
+    definition.write_text(held.replace("one: {size: 2MiB", "other: {size: 13MiB"))
+    told = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
+    holds("wide/other: not enough free extents" in told, told)
 
 
 if __name__ == "__main__":

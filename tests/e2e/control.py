@@ -78,7 +78,7 @@ def test_what_is_malformed_is_refused_with_its_place(t):
     before, wrong = mount.request("status"), []
     for name, schema in mount.request("mount.requests").items():
         keys = {key: about for key, about in schema["properties"].items() if key != "request"}
-        right = {key: {"string": "/x", "boolean": True, "integer": 1, "array": ["x"]}[about["type"]]
+        right = {key: {"string": "/x", "boolean": True, "integer": 1, "array": []}[about["type"]]
                  for key, about in keys.items() if key in schema["required"]}
         wrong.append((name, {**right, "never": 1}, "never"))
         for key, about in keys.items():
@@ -90,6 +90,8 @@ def test_what_is_malformed_is_refused_with_its_place(t):
         error = refused(mount.request, name, **body)
         equal((error.code, error.place), ("EINVAL", place), f"{name} {body}")
         holds(error.message.startswith(f"{name}: ") and f"'{place}'" in error.message, f"{name} {body}: {error.message}")
+    holds("'add_tags' has in it 1; expected a list of strings" in
+          refused(mount.request, "lv.change", lv="vg/a", add_tags=[1]).message, "what is wrong in a list")
     holds(len(wrong) >= 100, f"only {len(wrong)} malformed requests")
     for name in ("device.contents", "array.speed", "lv.change", "vg.activate", "mount.add_image"):
         holds(any(each[0] == name for each in wrong), f"{name} was not tried")
@@ -98,6 +100,7 @@ def test_what_is_malformed_is_refused_with_its_place(t):
             ("array.speed", {"array": "data", "min": 1}, "ENOTTY", "data", "no array"),
             ("lv.change", {"lv": "vg/a", "permission": "r"}, "ENOENT", "vg/a", "no volume group 'vg'"),
             ("lv.change", {"lv": "a", "permission": "r"}, "EINVAL", "a", "expected GROUP/VOLUME"),
+            ("vg.check", {"vg": "vg", "requests": []}, "ENOENT", "vg", "no volume group 'vg'"),
             ("vg.activate", {"vg": "vg"}, "ENOENT", "vg", "no volume group 'vg'"),
             ("vg.activate", {"vg": "vg", "activation": "some"}, "EINVAL", "vg", "expected complete, degraded or partial"),
             ("vg.activate", {"vg": "vg", "devices": ["disk9"]}, "ENOENT", "vg", "disk9"),

@@ -90,6 +90,19 @@ def test_mistakes_change_nothing(lab):
             (("extend", vg / "a", "-L", "2"), "it has 3 extents already"),
             (("extend", vg / "b", "-L", "2"), "there is no such volume"),
             (("rename", vg / "a", "b/c"), "b/c"),
+            (("create", vg / "b", "--type", "raid5", "-m", "1", "-L", "3"), "mirrors cannot be used with segment type raid5"),
+            (("create", vg / "b", "--type", "linear", "-m", "1", "-L", "3"), "mirrors cannot be used with segment type linear"),
+            (("create", vg / "b", "--type", "raid10", "-m", "3", "-L", "3"), "raid10 supports only 2-way mirroring"),
+            (("create", vg / "b", "--type", "raid1", "-m", "0", "-L", "3"), "mirrors must be at least 1 with segment type raid1"),
+            (("create", vg / "b", "--type", "raid1", "-s", "a", "-L", "3"), "a snapshot takes no type raid1"),
+            (("create", vg / "b", "-i", "2", "-s", "a", "-L", "3"), "a snapshot takes no 'stripes'"),
+            (("create", vg / "b", "-c", "8", "-L", "3"), "the chunk size cannot be used with segment type linear"),
+            (("create", vg / "b", "-R", "1", "-L", "3"), "the region size cannot be used with segment type linear"),
+            (("create", vg / "b", "-I", "8", "--type", "raid1", "-L", "3"), "the stripe size cannot be used with segment type raid1"),
+            (("create", vg / "b", "-i", "2", "--type", "zero", "-L", "3"), "stripes cannot be used with segment type zero"),
+            (("create", vg / "b", "--nosync", "--type", "raid6", "-L", "3"), "nosync cannot be used with segment type raid6"),
+            (("create", vg / "b", "-R", "4EiB", "--type", "raid1", "-L", "3"), "the region size must be a power of 2 from 4KiB to 1TiB"),
+            (("create", vg / "b", "-R", "3", "--type", "raid1", "-L", "3"), "the region size must be a power of 2"),
             (("remove", "--yes", vg / "b"), "there is no such volume"),
             (("reduce", "--yes", vg / "a", "-L", "5"), "it has 3 extents")):
         text = refused(*words)
@@ -427,6 +440,146 @@ def test_an_older_copy_of_the_metadata_undeletes(lab):
         image.write(b"x")
     text = volfs("inspect", images[0])
     holds("DAMAGED" in text and "LVM physical volume" in text, text)
+
+
+RAID = """
+volfs: 1
+images: {e0: {path: e0.img, size: 16MiB}, e1: {path: e1.img, size: 16MiB}, e2: {path: e2.img, size: 16MiB}}
+volume_groups:
+  vg1:
+    physical_volumes: [e0, e1, e2]
+    extent_size: 64KiB
+    logical_volumes:
+      pair: {size: 4MiB, type: raid1, region_size: 64KiB, physical_volumes: [e0, e1]}
+      five: {size: 4MiB, type: raid5, region_size: 64KiB}
+      plain: {size: 1MiB, physical_volumes: [e1]}
+"""
+
+
+def raid_of(lab, name):
+    device = next(d for d in lab.status()["devices"] if d.get("volume") == f"vg1/{name}")
+    return device["state"], device["raid"]
+
+
+def in_sync(lab, *names):
+    def whole(name):
+        state, raid = raid_of(lab, name)
+        return state == "active" and raid["raid_sync_action"] == "idle"
+    for name in names:
+        lab_module.wait_until(lambda name=name: whole(name), f"{name} in sync")
+
+
+def test_a_device_that_joins_makes_raids_whole(lab):
+    """The group is up without a device; volumes are written to, and it joins: legs are recovered, under load."""
+    path = lab.define(RAID)
+    volfs("create", path)
+    lab.mount(path)
+    in_sync(lab, "pair", "five")
+    for name in ("pair", "five", "plain"):
+        (lab.mnt / "vg1" / name).open("r+b", buffering=0).write(lab.random.randbytes(MiB))
+    volfs("lv", "create", lab.mnt / "vg1/before", "-s", "pair", "-L", "2")
+    plain = sha256(lab.mnt / "vg1/plain")
+    lab.umount()
+    told = mounted_with_words(lab, lab.path / "e0.img", lab.path / "e2.img", options=["rw"])
+    equal([line for line in told.splitlines() if "missing" in line and "plain" not in line][1:], [], f"it is told once: {told}")
+    equal([raid_of(lab, "five")[0], each_slot(lab, "five")], ["degraded", [0, 2]], "without e1")
+    equal(next(d["state"] for d in lab.status()["devices"] if d.get("volume") == "vg1/pair"), "degraded", "an origin")
+    holds(not (lab.mnt / "vg1/plain").exists(), "plain is not there")
+    expected = {name: lab.random.randbytes(4 * MiB) for name in ("pair", "five")}
+    for name, data in expected.items():
+        (lab.mnt / "vg1" / name).open("r+b", buffering=0).write(data)
+    writer = Writer(lab.mnt / "vg1/five", 256, lab.random)
+    writer.start()
+    try:
+        volfs("image", "add", lab.mnt, "e1", lab.path / "e1.img")
+        in_sync(lab, "five")
+    finally:
+        written = writer.stop()
+    equal(each_slot(lab, "five"), [0, 1, 2], "with e1")
+    equal(sha256(lab.mnt / "vg1/plain"), plain, "what was not there")
+    lab_module.wait_until(lambda: "pair-real: 0 8192 raid raid1 2 AA 8192/8192 idle" in (lab.mnt / ".volfs/status").read_text(),
+                          "pair in sync")
+    for name in ("pair", "five"):
+        volfs("lv", "change", lab.mnt / "vg1" / name, "--syncaction", "check")
+    in_sync(lab, "five")
+    equal(raid_of(lab, "five")[1]["raid_mismatch_count"], 0, "mismatches")
+    for block, data in written.items():
+        expected["five"] = expected["five"][:block * 4096] + data + expected["five"][block * 4096 + 4096:]
+    lab.umount()
+    # What was recovered serves alone.
+    lab.mount(lab.path / "e1.img", lab.path / "e2.img", options=["rw"])
+    for name, data in expected.items():
+        equal((lab.mnt / "vg1" / name).read_bytes(), data, f"{name} from what joined")
+
+
+def mounted_with_words(lab, *sources, options):
+    words = [word for option in options for word in ("-o", option)]
+    done = lab_module.subprocess.run([VOLFS, "mount", *sources, lab.mnt, *words], stdin=lab_module.subprocess.DEVNULL,
+                                     stderr=lab_module.subprocess.PIPE, text=True, check=True)
+    lab.cleanup.callback(lab.take_off, lab.mnt)
+    return done.stderr
+
+
+def each_slot(lab, name):
+    return sorted(member["slot"] for member in raid_of(lab, name)[1]["members"] if "slot" in member)
+
+
+def test_a_raid_stays_as_large_as_its_region(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "r", "--type", "raid1", "-R", "2", "-L", "4")
+    holds("a raid cannot be smaller than its region size of 2MiB" in refused("reduce", vg / "r", "-L", "1", "--yes"), "refused")
+    volfs("lv", "reduce", vg / "r", "-L", "2", "--yes")
+    equal(size(vg / "r"), 2 * MiB, "reduced")
+
+
+def test_a_raid_is_scrubbed(lab):
+    path = lab.define(RAID)
+    volfs("create", path)
+    lab.mount(path)
+    in_sync(lab, "pair", "five")
+    for words, said in ((("plain", "check"), "LV type linear has nothing to check"), (("none", "check"), "no such volume")):
+        told = refused("change", lab.mnt / "vg1" / words[0], "--syncaction", words[1])
+        holds(said in told, told)
+    told = stderr_of(VOLFS, "lv", "change", lab.mnt / "vg1/five", "--syncaction", "check", "--addtag", "x")
+    holds("expected 'syncaction', or some of" in told, told)
+    lab.umount()
+    # The first extents of pair's second leg, on e1: behind its metadata.
+    with open(lab.path / "e1.img", "r+b") as image:
+        image.seek(MiB + 2 * 65536)
+        image.write(b"spoilt" * 100)
+    lab.mount(path)
+    for action, found in (("check", True), ("repair", True), ("check", False)):
+        volfs("lv", "change", lab.mnt / "vg1/pair", "--syncaction", action)
+        in_sync(lab, "pair")
+        equal(raid_of(lab, "pair")[1]["raid_mismatch_count"] > 0, found, action)
+        equal(" mismatches " in volfs("tree", lab.mnt), found, f"what the tree says after {action}")
+
+
+def test_a_leg_that_fails_is_told(lab):
+    """The table of a leg's device is an error: the raid is degraded in the status, the tree and the events."""
+    path = lab.define(RAID)
+    volfs("create", path)
+    lab.mount(path)
+    in_sync(lab, "pair", "five")
+    events = lab_module.subprocess.Popen([VOLFS, "events", str(lab.mnt)], stdout=lab_module.subprocess.PIPE, text=True)
+    lab.cleanup.callback(events.kill)
+    os.truncate(lab.path / "e1.img", MiB)
+    with open(lab.mnt / "vg1/five", "r+b", buffering=0) as file:
+        file.write(lab.random.randbytes(MiB))
+        os.fsync(file.fileno())
+    lab_module.wait_until(lambda: raid_of(lab, "five")[0] == "degraded", "five to be degraded")
+    states = {member["device"]: member["state"] for member in raid_of(lab, "five")[1]["members"]}
+    equal(states, {"vg1-five_rimage_0": "in_sync", "vg1-five_rimage_1": "faulty", "vg1-five_rimage_2": "in_sync"}, "legs")
+    tree = volfs("tree", lab.mnt)
+    holds("faulty in vg1-five" in tree and "degraded" in tree, tree)
+    seen = set()
+    for line in events.stdout:
+        event = json.loads(line)
+        seen.add((event["event"], event.get("subject", event.get("device"))))
+        if event["event"] == "array.state":
+            equal((event["state"], event["before"]), ("degraded", "active"), line)
+            break
+    events.kill()
 
 
 if __name__ == "__main__":

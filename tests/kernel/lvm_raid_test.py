@@ -251,5 +251,59 @@ def test_sets_that_volfs_makes(lab):
     equal(table, lvm_lab.rows_of(found["table"]), "the tables")
 
 
+def test_a_disk_that_joins_a_running_group(lab):
+    """Written to without it; it joins, is recovered and scrubbed, and Linux finds all whole."""
+    make_disks(lab)
+    in_guest(lab, "\n".join([create(FEW), scribble(FEW, 0), SETTLED]), FEW)
+    mount(lab, DISKS[1:])
+    for seed, name in enumerate(FEW, SEED):
+        device_io.scribble(lab.mnt / "vg0" / name, seed, 40)
+    sums = sums_here(lab, FEW)
+    volfs("image", "add", lab.mnt, DISKS[0], lab.path / DISKS[0])
+    in_sync(lab, FEW)
+    equal(sums_here(lab, FEW), sums, "with the disk that joined")
+    for name in FEW:
+        lv(lab, "change", name, "--syncaction", "check")
+    in_sync(lab, FEW)
+    equal([raid_status(lab, name)[5] for name in FEW], ["0"] * len(FEW), "mismatches")
+    lab.umount()
+    linux_agrees(lab, FEW, sums, "completed while it ran")
+
+
+def test_sets_that_are_not_synced_first(lab):
+    for name in DISKS:
+        (lab.path / name).write_bytes(random.Random(SEED).randbytes(8 * MiB))
+    names = ["raid1", "raid4", "raid5_ls", "raid10"]
+    definition = lab.define("\n".join([
+        "volfs: 1", "images:", *(f"  {name}: {name}" for name in DISKS), "volume_groups:",
+        f"  vg0: {{physical_volumes: [{', '.join(DISKS)}], extent_size: 64KiB, logical_volumes: {{",
+        *(f"    {name}: {MADE[name].replace('}', ', nosync: true}')}," for name in names), "  }}"]))
+    volfs("create", "--force", definition)
+    lab.mount(definition)
+    lv(lab, "create", "live", "--type", "raid5", "-i", "2", "-I", "16", "-R", "64k", "-l", "8", "--nosync")
+    names.append("live")
+    status = {name: raid_status(lab, name) for name in names}
+    for name in names:
+        equal((set(status[name][2]), status[name][4]), ({"A"}, "idle"), f"{name} at once: {status[name]}")
+        holds(any(line.startswith(f"vg0-{name}: ") and " nosync region_size 128 " in line for line in lab.text("table").splitlines()),
+              f"{name}: {lab.text('table')}")
+        path = lab.mnt / "vg0" / name
+        path.open("r+b", buffering=0).write(random.Random(name).randbytes(path.stat().st_size))
+    sums = sums_here(lab, names)
+    lab.umount()
+    lab.mount(definition)
+    holds("nosync" not in lab.text("table"), "the second time it is as it is")
+    equal(sums_here(lab, names), sums, "mounted again")
+    table = lvm_lab.rows_of(lab.text("table"))
+    lab.umount()
+    found = in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0; dmsetup status --target raid >status.before; vgcfgbackup -q -f backup vg0",
+                     names)
+    equal(found["sums"], sums, "on Linux")
+    equal(table, lvm_lab.rows_of(found["table"]), "the tables")
+    for line in (lab.path / "status.before").read_text().splitlines():
+        holds(set(line.split()[6]) == {"A"} and line.split()[8] == "idle", f"Linux syncs: {line}")
+    equal((lab.path / "backup").read_text().count('"NOTSYNCED"'), len(names), "what the metadata says")
+
+
 if __name__ == "__main__":
     kernel_lab.main(globals())

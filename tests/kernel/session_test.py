@@ -169,6 +169,14 @@ def work_with_logical_volumes(do):
     sums["vg0/root"] = do.put("vg0/root", 2)
     equal(device_io.sha256(do.t.mnt / "vg0/early"), sums["vg0/early"], "the snapshot")
     sums["vg0/one"] = device_io.sha256(do.t.mnt / "vg0/one")
+    do("lv create", "vg0/back", "-L", "4")
+    sums["vg0/back"] = do.put("vg0/back", 8)
+    do("lv create", "vg0/then", "-s", "back", "-L", "5")
+    holds(do.put("vg0/back", 9) != sums["vg0/back"], "nothing was written")
+    do("lv merge", "vg0/then")
+    equal(device_io.sha256(do.t.mnt / "vg0/back"), sums["vg0/back"], "an origin after the merge")
+    holds("vg0/then" not in do.volumes(), do.volumes())
+    do("lv change", "vg0/back", "--addtag", "merged", "--permission", "r")
     return sums
 
 

@@ -66,6 +66,8 @@ class FileImage final : public BlockDevice {
   const std::string& path() const { return path_; }
   // Where in the file the image's first byte is.
   uint64_t start() const { return start_; }
+  // Of the whole file, when it was opened.
+  uint64_t file_size() const;
   // Whether O_DIRECT is used.
   bool direct() const;
   // All I/O on it, however it came.

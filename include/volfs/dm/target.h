@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,10 @@
 
 #include "volfs/block_device.h"
 #include "volfs/error.h"
+
+namespace volfs::md {
+struct ArrayStatus;
+}
 
 namespace volfs::dm {
 
@@ -77,6 +82,9 @@ class Target : public BlockDevice {
   virtual std::string table_params() const = 0;
   virtual std::string status_params() const { return {}; }
 
+  // Of a raid: its array's state, the last one while it is suspended; of another nothing. Any
+  // thread.
+  virtual std::optional<md::ArrayStatus> array_status() const;
   // Carries out a message, already split; ARGS is not empty. What it returns is printed by
   // `dmsetup message`. EINVAL for what it does not know. Any thread.
   virtual Result<std::string> message(Args args);

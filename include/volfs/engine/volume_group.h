@@ -72,20 +72,22 @@ class VolumeGroup {
   // The indices of PVs by the names of their devices, or by tag ("@slow").
   Result<std::vector<uint32_t>> pvs(const std::vector<std::string>& names) const;
 
-  // Volumes are named within the group ("root").
-  Status create(const lvm::VolumeParameters& parameters);
-  Status create_snapshot(const lvm::SnapshotParameters& parameters);
+  // Volumes are named within the group ("root"). With a TRIAL, a copy of the model, that is changed
+  // and nothing else: whether there is room is seen so.
+  using Trial = lvm::VolumeGroup;
+  Status create(const lvm::VolumeParameters& parameters, Trial* trial = nullptr);
+  Status create_snapshot(const lvm::SnapshotParameters& parameters, Trial* trial = nullptr);
   struct Resize {
     lvm::SizeRequest size;
     char sign = 0;  // '+' or '-': by so much; 0: to so much
     lvm::AllocationPolicy allocation = lvm::AllocationPolicy::normal;
     std::vector<uint32_t> pvs;
   };
-  Status extend(std::string_view volume, const Resize& resize);
+  Status extend(std::string_view volume, const Resize& resize, Trial* trial = nullptr);
   // EBUSY if it is open or something stands on it, unless FORCE.
-  Status reduce(std::string_view volume, const Resize& resize, bool force);
+  Status reduce(std::string_view volume, const Resize& resize, bool force, Trial* trial = nullptr);
   // EBUSY with the users' names.
-  Status remove(std::string_view volume, bool with_snapshots);
+  Status remove(std::string_view volume, bool with_snapshots, Trial* trial = nullptr);
   Status rename(std::string_view volume, std::string_view to);
   // What lvchange changes of a volume. What it has already is left as it is; without any difference
   // nothing is written.
@@ -93,7 +95,10 @@ class VolumeGroup {
     std::vector<std::string> add_tags, remove_tags;
     std::optional<bool> writable;
   };
-  Status change(std::string_view volume, const Changes& changes);
+  Status change(std::string_view volume, const Changes& changes, Trial* trial = nullptr);
+  // Begins what lvchange --syncaction does: to look for what does not agree in a raid ("check"), or
+  // to make it agree ("repair"). EBUSY while another sync runs.
+  Status sync_action(std::string_view volume, std::string_view action);
   // As lvconvert --merge: writes what a snapshot holds back into its origin, in the background; the
   // snapshot's file goes at once, and its volume when that is done, over the end of a mount if need
   // be. EBUSY while either is open, or something stands on it.
@@ -120,7 +125,8 @@ class VolumeGroup {
     // Null: the metadata stays as it is.
     std::function<Status(lvm::VolumeGroup& next, const lvm::Provenance& when)> edit;
     std::set<lvm::Id> inactive;
-    bool leave = false;  // with all devices
+    bool leave = false;      // with all devices
+    Trial* trial = nullptr;  // what is edited, instead of all else
   };
   struct Device {
     Node* node = nullptr;
@@ -148,10 +154,13 @@ class VolumeGroup {
 
   Status carry_out(const Change& change);
   Status edit_volume(std::string_view volume, std::string description,
-                     const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit);
+                     const std::function<Status(lvm::VolumeGroup& next, uint32_t lv)>& edit,
+                     Trial* trial = nullptr);
   Status check_changeable() const;
   Status commit(lvm::VolumeGroup& next, const lvm::Provenance& when);
   Status zero_new(const lvm::VolumeGroup& next);
+  // Finds raids that are not to be synced and that nobody has started yet.
+  void note_unsynced(const lvm::VolumeGroup& model);
   lvm::ActivationPlan plan_of(const lvm::VolumeGroup& model,
                               const std::set<lvm::Id>& inactive) const;
   std::vector<std::string> pv_names() const;
@@ -180,6 +189,7 @@ class VolumeGroup {
   // Whoever has the turn.
   bool left_ = false;
   std::set<lvm::Id> inactive_;
+  std::set<lvm::Id> unsynced_;             // raids that this mount started first, without a sync
   std::map<std::string, Device> devices_;  // by uuid
   std::map<lvm::Id, Shown> shown_;
   bool following_ = false;  // merger_ runs, and will look again

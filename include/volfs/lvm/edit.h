@@ -71,6 +71,7 @@ struct VolumeParameters {
   unsigned mirrors = 1;  // raid1: copies besides the first
   uint64_t stripe_size = 64 * KiB;
   uint64_t region_size = 2 * MiB;
+  bool nosync = false;  // of a raid: it counts as in sync from the first, whatever is on the disks
   AllocationPolicy allocation = AllocationPolicy::normal;
   std::string allocation_policy;  // what the metadata records; "": the group's
   std::vector<uint32_t> pvs;      // indices into the group's pvs it may use; none: all allocatable
@@ -126,6 +127,8 @@ struct ZeroRange {
   uint64_t offset = 0, length = 0;  // on the PV's device
 };
 std::vector<ZeroRange> ranges_to_zero(const VolumeGroup& group, uint32_t lv);
+// Of those the ones of RAID metadata.
+std::vector<ZeroRange> raid_metadata_of(const VolumeGroup& group, uint32_t lv);
 
 // Extents of PVs that no LV uses.
 uint64_t free_extents(const VolumeGroup& group, std::span<const uint32_t> pvs = {});

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -156,6 +157,8 @@ struct VolumeShape {
   uint64_t chunk_size = 0;
 };
 VolumeShape shape_of(const VolumeGroup& group, uint32_t lv);
+// The PVs that an LV lies on, itself and all that it is made of (a snapshot's origin is not).
+std::set<uint32_t> pvs_below(const VolumeGroup& group, uint32_t lv);
 
 // Reads the group of a metadata text, and checks all it says: extents in range and used once,
 // segments without gaps, no LV made of itself. What is wrong with one LV becomes its problem;

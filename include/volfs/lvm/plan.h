@@ -73,6 +73,8 @@ struct PlanOptions {
   bool hidden = false;
   // Also groups that lvm2 would not touch (exported).
   bool exported = false;
+  // Raids that are new and not to be synced; null: none.
+  std::function<bool(const LogicalVolume&)> nosync = {};
   // The volumes to activate; null: all. Snapshots follow their origin.
   std::function<bool(const LogicalVolume&)> wanted = {};
 };

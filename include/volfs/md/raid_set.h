@@ -19,6 +19,7 @@ struct RaidSetMember {
   BlockDevice* metadata = nullptr;  // null: it keeps no state
   BlockDevice* data = nullptr;      // null: missing
   bool rebuild = false;             // what it holds does not count
+  bool hole = false;                // its devices only stand in for missing ones, as is known
   bool write_mostly = false;
 };
 

@@ -15,6 +15,7 @@
 
 #include "../args.h"
 #include "targets.h"
+#include "volfs/dm/mapped_device.h"
 #include "volfs/log.h"
 #include "volfs/md/raid_set.h"
 #include "volfs/sync.h"
@@ -182,6 +183,18 @@ Result<RaidArgs> read_raid_args(Args args) {
   return out;
 }
 
+// Whether a device answers with errors only, because of its table.
+bool is_hole(const BlockDevice& device) {
+  const auto* map = dynamic_cast<const MappedDevice*>(&device);
+  if (!map) return false;
+  bool bottom = true, holes = true;
+  map->for_each_below([&](BlockDevice& below) {
+    bottom = false;
+    holes = holes && is_hole(below);
+  });
+  return bottom ? map->table().find(" error") != std::string::npos : holes;
+}
+
 Result<md::RaidSet> raid_set_of(const TargetContext& context, const RaidArgs& args) {
   md::RaidSet set;
   const RaidType& type = *args.type;
@@ -204,6 +217,7 @@ Result<md::RaidSet> raid_set_of(const TargetContext& context, const RaidArgs& ar
     if (data != "-") {
       VOLFS_TRY_ASSIGN(member.data, device_arg(context, data));
     }
+    member.hole = member.metadata && is_hole(*member.metadata);
     member.rebuild = args.marks(RaidKey::rebuild, slot);
     member.write_mostly = args.marks(RaidKey::write_mostly, slot);
   }
@@ -244,6 +258,7 @@ class RaidTarget final : public Target {
 
   std::string table_params() const override;
   std::string status_params() const override;
+  std::optional<md::ArrayStatus> array_status() const override;
   Result<std::string> message(Args args) override;
   void for_each_range(const VisitRange& visit) const override {
     for (const md::RaidSetMember& member : set_.members)
@@ -275,7 +290,7 @@ class RaidTarget final : public Target {
   md::ArrayOptions options_;
   mutable Mutex mutex_;  // guards what follows; I/O only is where array_ does not change
   std::shared_ptr<md::Array> array_;
-  md::ArrayStatus last_;  // when it was suspended
+  std::optional<md::ArrayStatus> last_;  // when it was suspended
 };
 
 std::string RaidTarget::table_params() const {
@@ -294,16 +309,15 @@ std::string RaidTarget::table_params() const {
   return out;
 }
 
+std::optional<md::ArrayStatus> RaidTarget::array_status() const {
+  if (const auto array = running()) return array->status();
+  const std::lock_guard lock(mutex_);
+  return last_;
+}
+
 // As raid_status and rs_get_progress: `raid5_ls 3 AAA 8192/8192 idle 0 0 -`.
 std::string RaidTarget::status_params() const {
-  const auto array = running();
-  md::ArrayStatus status;
-  if (array) {
-    status = array->status();
-  } else {
-    const std::lock_guard lock(mutex_);
-    status = last_;
-  }
+  const md::ArrayStatus status = array_status().value_or(md::ArrayStatus());
   const bool idle = status.sync.action == md::SyncAction::idle;
   const uint64_t total = type_.level == 0 ? status.member_size : status.sync_size;
   const uint64_t done = std::min(idle ? status.resynced : status.sync.position, total);

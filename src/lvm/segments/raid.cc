@@ -119,6 +119,7 @@ class Raid final : public SegmentType {
     const VolumeGroup& group = planner.group();
     const Segment& segment = group.lvs[lv].segments[number];
     std::vector<std::string> params;
+    if (!raid0() && planner.nosync(lv)) params.emplace_back("nosync");
     VOLFS_TRY(table_params(group, segment, params));
     std::string text = fmt::format("{} {} {}", kind_.target, params.size() + 1,
                                    raid1() ? 0 : segment.stripe_size / sector_size);

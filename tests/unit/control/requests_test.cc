@@ -41,7 +41,8 @@ TEST_CASE("every request and each of its keys stands in volfs.control(5)") {
 }
 
 TEST_CASE("requests have one name each, and their keys types that are known") {
-  const std::set<std::string_view> types{"name", "text", "path", "list", "flag", "number", "ms"};
+  const std::set<std::string_view> types{"name",     "text", "path",   "list",
+                                         "requests", "flag", "number", "ms"};
   std::set<std::string_view> names;
   for (const RequestType* type : all_requests()) {
     CHECK(names.insert(type->name).second);
