@@ -40,29 +40,69 @@ size_t freshest(std::span<const MemberMetadata* const> members) {
   return static_cast<size_t>(found - members.begin());
 }
 
+namespace {
+
+bool is_active(const MemberMetadata& member, uint16_t role) {
+  return role < member.array.geometry.raid_disks;
+}
+
+// md takes a member that is one event behind: the last update may not have reached it.
+bool tolerated(const ArrayMetadata& a, const ArrayMetadata& b) {
+  return std::max(a.events, b.events) <= std::min(a.events, b.events) + 1;
+}
+
+// 0.90 knows devices by the numbers that Linux had for them when it wrote, the same on all; those
+// of volfs stay. Whether A and B mean different devices by NUMBER.
+bool name_differently(const ArrayMetadata& a, const ArrayMetadata& b, size_t number) {
+  if (a.version != SuperblockVersion::v0_90) return false;
+  const Device90 &x = a.devices90[number], &y = b.devices90[number];
+  const bool lasting = x.major == 0 && y.major == 0;
+  return x.named() && y.named() && (lasting || tolerated(a, b)) &&
+         (x.major != y.major || x.minor != y.minor);
+}
+
+// Whether OF has its place by the superblock SAYS, too.
+bool knows(const MemberMetadata& says, const MemberMetadata& of) {
+  const auto& roles = says.array.roles;
+  return of.dev_number < roles.size() && roles[of.dev_number] == of.role() &&
+         !name_differently(says.array, of.array, of.dev_number);
+}
+
+// Whether a device serves in the same place by both.
+bool share_device(const MemberMetadata& a, const MemberMetadata& b) {
+  const auto &roles = a.array.roles, &others = b.array.roles;
+  for (size_t number = 0; number < std::min(roles.size(), others.size()); ++number)
+    if (is_active(a, roles[number]) && roles[number] == others[number] &&
+        !name_differently(a.array, b.array, number))
+      return true;
+  return false;
+}
+
+}  // namespace
+
 bool written_apart(const MemberMetadata& member, const MemberMetadata& other) {
-  const uint32_t disks = member.array.geometry.raid_disks;
-  const auto &roles = member.array.roles, &others = other.array.roles;
-  const auto is_active = [disks](uint16_t role) { return role < disks; };
-  if (!is_active(member.role()) || !is_active(other.role()) || member.recovery_offset) return false;
-  if (member.array.version == SuperblockVersion::v0_90)
-    return other.role() != member.role() && std::ranges::find(roles, other.role()) == roles.end();
-  const size_t both = std::min(roles.size(), others.size());
-  for (size_t number = 0; number < both; ++number)
-    if (is_active(roles[number]) && is_active(others[number])) return false;
-  return true;
+  if (!is_active(member, member.role())) return false;
+  if (!is_active(other, other.role())) return !share_device(member, other);
+  // A slot of 0.90 that was given anew: assembly takes who was told later.
+  if (member.array.version == SuperblockVersion::v0_90 && member.dev_number == other.dev_number)
+    return false;
+  if (knows(member, other)) return false;
+  if (tolerated(member.array, other.array)) return true;
+  return !knows(other, member) && !share_device(member, other);
 }
 
 Standing standing(const MemberMetadata& member, const MemberMetadata& freshest) {
   const ArrayMetadata& a = freshest.array;
   Standing s;
+  const uint16_t own = member.role();
   if (member.dev_number < a.roles.size()) s.role = a.roles[member.dev_number];
-  if (s.role < max_role && member.role() == role_spare) s.role = role_spare;
+  if (s.role < max_role && own == role_spare) s.role = role_spare;
   s.stale = member.array.events + 1 < a.events;
-  // With one event between them the last update may not have reached a member that is known.
-  const bool certain = s.role >= max_role || member.array.events == a.events;
-  s.apart = certain && written_apart(member, freshest);
-  if (s.apart) s.role = role_faulty;
+  s.apart = written_apart(member, freshest);
+  // Who serves by its own superblock and not there by the freshest was taken out (of absent ones md
+  // says that they are spares): it may hold what nobody else has, and is no spare.
+  const bool elsewhere = own < max_role && s.role != own && s.role != role_journal;
+  if (s.apart || elsewhere) s.role = role_faulty;
   return s;
 }
 

@@ -368,6 +368,7 @@ Result<MemberMetadata> Array::Core::new_member(uint64_t device_size) const {
   if (number >= max_devices(array.version))
     return volfs::fail(Error::make(ENOSPC, "the superblock has no room for another member"));
   sb.dev_number = number;
+  if (format->numbers_by_slot()) sb.array.devices90[number] = new_device90(random_uuid());
   return sb;
 }
 

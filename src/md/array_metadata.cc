@@ -272,11 +272,14 @@ void Array::Core::number_members() {
     if (!active) ++next;
     if (active) filled[number] = true;
     Device90& d = devices[number];
-    if (m->sb.dev_number < array.devices90.size()) d = array.devices90[m->sb.dev_number];
+    auto& own = m->sb.array.devices90;
+    if (m->sb.dev_number < own.size()) d = own[m->sb.dev_number];
     d.present = true;
     d.removed = false;
     d.write_mostly = m->sb.write_mostly;
     m->sb.dev_number = number;
+    own.resize(devices.size());
+    own[number] = d;
     array.roles[number] = active      ? static_cast<uint16_t>(m->slot)
                           : m->faulty ? role_faulty
                                       : role_spare;

@@ -26,8 +26,7 @@ class Assembler {
     uint16_t role = role_spare;  // by the freshest superblock
     uint32_t slot = no_slot;     // index in Members::slots
     bool stale = false, apart = false;
-    // A member that was taken out looks like a spare to the others, but not to itself.
-    bool spare() const { return role == role_spare && (!stale || sb.role() == role_spare); }
+    bool spare() const { return role == role_spare; }
   };
   Status read_all();
   Status check_same();

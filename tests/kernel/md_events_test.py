@@ -90,6 +90,35 @@ def check_halves(t, what, version, images, halves, ahead):
     equal([sha256(path) for path in other], [before[path] for path in other], f"{what}: the other half")
 
 
+def test_a_half_that_linux_gave_a_new_device_to_is_not_mixed_with_the_other(t):
+    """Metadata 0.90 gives the slot and number of who is away to the new device."""
+    for version in ("0.90", "1.2"):
+        first, second = make(t, f"raid1-{version}", "raid1", 2, version)
+        new = t.file(f"new-{version}.img", DISK)
+        t.linux.check(f"""
+            mdadm --assemble --run --quiet /dev/md0 $(attach {first})
+            mdadm --quiet /dev/md0 --add $(attach {new}); mdadm --wait --quiet /dev/md0 || true
+            mdadm --stop --quiet /dev/md0""")
+        fill(t, "A", [first, new], "A")
+        fill(t, "B", [second], "B")
+        for ahead in (-1, 0, 1):
+            for path in (first, second, new):
+                block = Superblock(path, version)
+                block.set_events(100 + (0 if path == second else ahead))
+                block.write()
+            for given in ((first, second), (second, first)):
+                what = f"{version}, ahead {ahead}, {[path.name for path in given]}"
+                said = t.linux.check(f"""
+                    for image in {' '.join(map(str, given))}; do cp $image /run/; done; cd /run
+                    mdadm --assemble --run --readonly /dev/md0 $(attach {' '.join(path.name for path in given)}) 2>&1
+                    tr -d '\\n' < /dev/md0 | tr -s AB; echo
+                    mdadm --stop --quiet /dev/md0; losetup -D; rm -f *.img""")
+                holds(re.search("^[AB]$", said, re.M), f"{what}: what Linux does: {said}")
+                t.mount(*given)
+                holds(len(set(array_file(t).read_bytes())) == 1, f"{what}: mixed")
+                t.umount()
+
+
 def test_one_event_less_is_none_for_both(t):
     cases = []
     for version in ("0.90", "1.2"):

@@ -22,7 +22,8 @@ size_t freshest(std::span<const MemberMetadata* const> members);
 
 struct Standing {
   // By the freshest superblock: a slot or role_*. Spares that were just given a slot are still
-  // spares while they do not say so themselves; and who was written apart is role_faulty.
+  // spares while they do not say so themselves. role_faulty: who was written apart, or serves by
+  // its own superblock only.
   uint16_t role = role_spare;
   // It is more than one event behind; one is none: the last update may just not have reached it.
   bool stale = false;
@@ -32,9 +33,10 @@ struct Standing {
 };
 Standing standing(const MemberMetadata& member, const MemberMetadata& freshest);
 
-// Whether two members are of halves that were each written alone: no device serves by both their
-// superblocks, so that nobody has what was written to the one and what to the other. Where numbers
-// are given anew (0.90), whether MEMBER says that nobody fills the slot that OTHER is in.
+// Whether two members are of halves that were each written alone, so that nobody has what was
+// written to the one and what to the other: no device serves by both their superblocks, or, where
+// md takes who is one event behind, MEMBER does not know OTHER (mdadm ignores it then, of 0.90).
+// Numbers of devices alone do not tell: both halves give those that are free to new ones.
 bool written_apart(const MemberMetadata& member, const MemberMetadata& other);
 
 }  // namespace volfs::md

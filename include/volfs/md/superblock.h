@@ -71,14 +71,19 @@ struct Reshape {
   bool operator==(const Reshape&) const = default;
 };
 
-// What 0.90 says of each device beside its role. Numbers are of the host that wrote them.
+// What 0.90 says of each device beside its role. Numbers are of the host that wrote them; for
+// devices that are new volfs makes up a minor number, of major 0, which no disk has under Linux.
 struct Device90 {
   bool present = false;  // a device is described; else an empty entry
   bool removed = false;  // with role_faulty: a slot that nothing fills
   bool write_mostly = false, failfast = false;
   uint32_t major = 0, minor = 0;
+  bool named() const { return major != 0 || minor != 0; }
   bool operator==(const Device90&) const = default;
 };
+
+// One that is new, of a random IDENTITY.
+Device90 new_device90(const Uuid& identity);
 
 // What is the same on all members of an array (once they agree).
 struct ArrayMetadata {
@@ -212,7 +217,7 @@ struct CreateOptions {
   bool force = false;              // raid4/5/6: no spare in the place of the last member
   uint64_t data_offset = 0;        // 0: by the size of the devices
   Uuid uuid;                       // the caller's random
-  std::vector<Uuid> device_uuids;  // one a device, random; unused with 0.90
+  std::vector<Uuid> device_uuids;  // one a device, random; of 0.90 for Device90::minor
   uint64_t now = 0;                // seconds since 1970
   uint32_t preferred_minor = 0;    // 0.90, and the name when none is given
 };

@@ -87,7 +87,7 @@ Status Planner::check_options() {
                                     max_devices(o_.version)));
   if (o_.level <= 0 && o_.devices.size() > o_.raid_disks)
     return fail_invalid(level_name(o_.level) + " has no spares");
-  if (!v90_ && o_.device_uuids.size() != o_.devices.size())
+  if (o_.device_uuids.size() != o_.devices.size())
     return fail_invalid("a uuid is needed for each device");
   for (size_t i = 0; i < o_.devices.size(); ++i) {
     if (!o_.devices[i].missing) continue;
@@ -288,6 +288,7 @@ void Planner::number_devices() {
   array_.devices90.resize(max_devices(o_.version));
   for (const Numbered& n : order_) {
     Device90& d = array_.devices90[n.number];
+    d = new_device90(o_.device_uuids[n.device]);
     d.present = true;
     d.write_mostly = o_.devices[n.device].write_mostly;
     d.failfast = o_.devices[n.device].failfast;

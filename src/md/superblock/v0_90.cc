@@ -185,6 +185,11 @@ Status decode_array(const DiskSuper90& sb, ArrayMetadata& a) {
 
 }  // namespace
 
+Device90 new_device90(const Uuid& identity) {
+  constexpr uint32_t minor_mask = (1 << 20) - 1;
+  return {.minor = uuid_word(identity, 0) & minor_mask};
+}
+
 bool looks_like_v0_90(std::span<const std::byte> bytes) {
   if (bytes.size() < 8) return false;
   Le32 little[2];
