@@ -12,11 +12,15 @@
 #include "volfs/config/diagnostics.h"
 #include "volfs/engine/create.h"
 #include "volfs/engine/engine.h"
+#include "volfs/md/array.h"
 
 namespace volfs::engine {
 
 // md's number of a level.
 int32_t md_level(config::ArrayLevel level);
+md::SuperblockVersion md_version(config::ArrayMetadata metadata);
+// Which superblock of several ARRAY means.
+md::SuperblockChoice choice_of(const config::Array& array);
 
 // Adds the step that makes ARRAY, unless it is there. COMING names the devices that earlier steps
 // make. What stands in the way goes to PROBLEMS.

@@ -31,6 +31,27 @@ int32_t md_level(config::ArrayLevel level) {
   return 0;
 }
 
+md::SuperblockVersion md_version(config::ArrayMetadata metadata) {
+  switch (metadata) {
+    case config::ArrayMetadata::v0_90:
+      return md::SuperblockVersion::v0_90;
+    case config::ArrayMetadata::v1_0:
+      return md::SuperblockVersion::v1_0;
+    case config::ArrayMetadata::v1_1:
+      return md::SuperblockVersion::v1_1;
+    case config::ArrayMetadata::v1_2:
+      break;
+  }
+  return md::SuperblockVersion::v1_2;
+}
+
+md::SuperblockChoice choice_of(const config::Array& array) {
+  md::SuperblockChoice choice;
+  if (array.uuid) choice.uuid = md::Uuid{array.uuid->value};
+  if (array.metadata.at.given()) choice.version = md_version(array.metadata.value);
+  return choice;
+}
+
 namespace {
 
 // Where the superblocks put members elsewhere than the definition, as a sentence.
@@ -70,6 +91,7 @@ void Assembler::build(const config::Array& array) {
   options.force = array.force.value || options_.force;
   options.hold_sync = options_.frozen;
   options.quiet = options_.quiet;
+  options.choice = choice_of(array);
   if (array.layout && array.level.value == config::ArrayLevel::raid0)
     options.raid0_layout = array.layout->value;
   if (array.sync_speed_min) options.sync_speed_min = array.sync_speed_min->value;

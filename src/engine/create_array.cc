@@ -18,20 +18,6 @@
 namespace volfs::engine {
 namespace {
 
-md::SuperblockVersion version_of(config::ArrayMetadata metadata) {
-  switch (metadata) {
-    case config::ArrayMetadata::v0_90:
-      return md::SuperblockVersion::v0_90;
-    case config::ArrayMetadata::v1_0:
-      return md::SuperblockVersion::v1_0;
-    case config::ArrayMetadata::v1_1:
-      return md::SuperblockVersion::v1_1;
-    case config::ArrayMetadata::v1_2:
-      break;
-  }
-  return md::SuperblockVersion::v1_2;
-}
-
 std::vector<const config::ArrayDevice*> all_devices(const config::Array& array) {
   std::vector<const config::ArrayDevice*> list;
   for (const auto& each : array.devices) list.push_back(&each);
@@ -56,7 +42,7 @@ uint32_t minor_of(const std::string& name) {
 md::CreateOptions options_of(const config::Array& array) {
   md::CreateOptions o;
   o.level = md_level(array.level.value);
-  o.version = version_of(array.metadata.value);
+  o.version = md_version(array.metadata.value);
   if (array.layout) o.layout = array.layout->value;
   if (array.chunk) o.chunk = array.chunk->value;
   o.raid_disks = static_cast<uint32_t>(array.devices.size());
@@ -117,11 +103,11 @@ struct Holding {
   uint64_t size = 0;
 };
 
-Result<Holding> look(BlockDevice& device) {
+Result<Holding> look(BlockDevice& device, const md::SuperblockChoice& choice = {}) {
   Holding holding;
   holding.size = device.size();
   // A damaged superblock is a signature, too.
-  if (auto member = md::scan(device); member && *member)
+  if (auto member = md::scan(device, choice); member && *member)
     holding.array = std::move((*member)->array);
   VOLFS_TRY_ASSIGN(const auto found, signatures_on(device));
   for (const Signature& signature : found) {
@@ -207,7 +193,7 @@ class Planner {
     for (const config::ArrayDevice* each : all_devices(array_)) {
       const Node* node = each->missing ? nullptr : (*engine)->graph().find(each->device.value);
       if (!node) continue;
-      auto holding = look(*node->device);
+      auto holding = look(*node->device, choice_of(array_));
       if (holding) {
         found_[each->device.value] = std::move(*holding);
       } else {
@@ -236,7 +222,7 @@ class Planner {
     const md::Geometry& g = a.geometry;
     if (array_.uuid && a.uuid.bytes != array_.uuid->value) return "another uuid";
     if (g.level != md_level(array_.level.value)) return "level " + md::level_name(g.level);
-    if (a.version != version_of(array_.metadata.value))
+    if (a.version != md_version(array_.metadata.value))
       return fmt::format("metadata {}", md::version_name(a.version));
     if (g.raid_disks != array_.devices.size()) return fmt::format("{} devices", g.raid_disks);
     if (array_.chunk && g.chunk != array_.chunk->value) return "chunks of " + format_size(g.chunk);

@@ -63,7 +63,7 @@ Status Assembler::read_all() {
     for (size_t j = 0; j < i; ++j)
       if (devices_[i] == devices_[j])
         return fail_invalid(fmt::format("{} is given twice", devices_[i]->name()));
-    VOLFS_TRY_ASSIGN(auto sb, scan(*devices_[i]));
+    VOLFS_TRY_ASSIGN(auto sb, scan(*devices_[i], o_.choice));
     if (!sb) return fail_invalid(fmt::format("{} bears no md superblock", devices_[i]->name()));
     // That it has all is recorded, only not yet that it is in sync.
     if (sb->recovery_offset && !sb->recovery_by_bitmap &&

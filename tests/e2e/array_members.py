@@ -101,6 +101,43 @@ def test_a_member_that_was_added_and_is_not_listed_is_told(t):
     t.umount()
 
 
+def levels(t):
+    """How many members each array has."""
+    return {each["name"]: len(each["array"]["members"]) for each in t.status()["devices"] if "array" in each}
+
+
+def lower_ones(t, count):
+    """What levels() is of the two that 'a' stands on, if all of them have COUNT members."""
+    names = [name for name in members(t) if not name.startswith("d")]
+    equal(len(names), 2, "arrays below")
+    return dict.fromkeys(names, count)
+
+
+def test_an_array_on_arrays_whose_superblocks_are_at_the_end(t):
+    """The upper one's superblock, at the start, is seen on the images, too: it is not assembled of these."""
+    for metadata in ("1.0", "0.90"):
+        images = "".join(f"  d{i}: {{path: d{i}.img, size: {DISK}}}\n" for i in range(4))
+        lower = "".join(f'  low{i}: {{level: raid1, metadata: "{metadata}", devices: [d{2 * i}, d{2 * i + 1}], '
+                        "assume_clean: true, hidden: true}\n" for i in range(2))
+        definition = t.define(f"volfs: 1\nimages:\n{images}arrays:\n{lower}"
+                              "  a: {level: raid1, devices: [low0, low1], assume_clean: true}\n")
+        volfs("create", definition)
+        mount(t, definition)
+        fill(t)
+        t.umount()
+        halves = [t.path / "d0.img", t.path / "d2.img"]
+        mount(t, *halves, options=["rw"])
+        equal(levels(t), {"a": 2, **lower_ones(t, 1)}, f"{metadata}: members, one of each mirror given")
+        data = fill(t)
+        t.umount()
+        mount(t, *(t.path / f"d{i}.img" for i in range(4)))
+        equal((t.mnt / "a").read_bytes(), data, f"{metadata}: what was written then")
+        equal(levels(t), {"a": 2, **lower_ones(t, 1)}, f"{metadata}: members, all given")
+        t.umount()
+        for i in range(4):
+            (t.path / f"d{i}.img").unlink()
+
+
 def test_check_repair_stop_and_assemble_one_after_the_other(t):
     for level, damaged in (("raid1", 1), ("raid5", 2), ("raid6", 3), ("raid10", 3)):
         count = 4 if level in ("raid6", "raid10") else 3

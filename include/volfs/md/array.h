@@ -30,10 +30,18 @@ class WriteIntent;
 class SyncEngine;
 struct Members;
 
-// The superblock that a device bears, of any version; nothing if it bears none. An error if it
-// bears one that is damaged or not supported, or if it bears none where it can be read, but not all
-// places can; it names device and place.
-Result<std::optional<MemberMetadata>> scan(BlockDevice& device);
+// Which superblock is meant where a device bears more than one.
+struct SuperblockChoice {
+  std::optional<Uuid> uuid;
+  std::optional<SuperblockVersion> version;
+};
+
+// The superblock that a device bears, of any version; nothing if it bears none. Of more than one
+// that of CHOICE, else the one made last; but never that of an array whose member is the array that
+// the device is a member of. An error if it bears one that is damaged or not supported, or if it
+// bears none where it can be read, but not all places can; it names device and place.
+Result<std::optional<MemberMetadata>> scan(BlockDevice& device,
+                                           const SuperblockChoice& choice = {});
 
 struct ArrayOptions {
   std::string name = "md0";  // of the device
@@ -48,6 +56,7 @@ struct ArrayOptions {
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
   bool hold_sync = false;  // sync waits until release_sync()
   bool quiet = false;      // slots that are missing are not told to the log
+  SuperblockChoice choice;
   // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.
   std::function<void()> changed;
 };
