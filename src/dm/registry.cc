@@ -7,9 +7,9 @@ namespace volfs::dm {
 
 std::span<const TargetType* const> target_types() {
   static constexpr const TargetType* types[] = {
-      &linear_type,          &striped_type,        &zero_type, &error_type, &unstriped_type,
-      &delay_type,           &flakey_type,         &dust_type, &raid_type,  &snapshot_type,
-      &snapshot_origin_type, &snapshot_merge_type,
+      &linear_type,   &striped_type,         &zero_type,           &error_type,  &unstriped_type,
+      &delay_type,    &flakey_type,          &dust_type,           &mirror_type, &raid_type,
+      &snapshot_type, &snapshot_origin_type, &snapshot_merge_type,
   };
   return types;
 }

@@ -107,6 +107,9 @@ struct Array::Core final : Host {
   void left_torn(uint64_t begin, uint64_t end) override;
   void torn_mended() override;
   bool sync_needed(uint64_t begin, uint64_t end, bool copied) override;
+  bool may_differ(uint64_t begin, uint64_t end) override {
+    return !bitmap || bitmap->needed(begin, end, false);
+  }
   Status settle_writes() override { return flush_members(); }
   Status record_losses() override;
 

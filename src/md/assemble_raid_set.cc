@@ -180,6 +180,7 @@ void RaidSetAssembler::make_core() {
   c.redundant = array.geometry.level != 0;
   c.format = std::make_unique<DmRaidSuperblockFormat>();
   c.shared.member_size = member_size_;
+  c.shared.led = set_.led;
   // Members that are new or back are told so.
   if (fresh_set()) c.note(true);
 }

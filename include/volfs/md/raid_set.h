@@ -31,6 +31,7 @@ struct RaidSet {
   std::vector<RaidSetMember> members;  // by slot
   bool nosync = false;                 // it counts as in sync, whatever the superblocks say
   bool sync = false;                   // it counts as new, whatever they say
+  bool led = false;  // raid1: what may differ is right on the first member, and read there only
 };
 
 // Bytes that each member gives. EINVAL if the size cannot be divided so.

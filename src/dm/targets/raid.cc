@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // raid <type> <number of parameters> <chunk sectors> [<parameter>...] <devices>
 //   (<metadata device>|- <data device>|-)...
-// A RAID whose members keep their state on devices of their own: lvm2's. An array of room md does
-// the work; it runs from resume to suspend, so that what the members' superblocks say is read when
-// nobody writes them. Arguments, table and status are those of Linux's drivers/md/dm-raid.c.
+// A RAID whose members keep their state on devices of their own: lvm2's. Arguments, table and
+// status are those of Linux's drivers/md/dm-raid.c.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <memory>
-#include <mutex>
 #include <optional>
 
 #include "../args.h"
+#include "array_target.h"
 #include "targets.h"
 #include "volfs/dm/mapped_device.h"
-#include "volfs/log.h"
 #include "volfs/md/raid_set.h"
-#include "volfs/sync.h"
 #include "volfs/units.h"
 
 namespace volfs::dm {
@@ -233,18 +230,14 @@ std::vector<BlockDevice*> data_devices(const md::RaidSet& set) {
   return devices;
 }
 
-class RaidTarget final : public Target {
+class RaidTarget final : public ArrayTarget {
  public:
   RaidTarget(const TargetContext& context, const RaidArgs& args, md::RaidSet set)
-      : Target(raid_type, context),
+      : ArrayTarget(raid_type, context),
         type_(*args.type),
         chunk_(args.chunk),
         parameters_(args.parameters),
         set_(std::move(set)) {
-    options_.name = context.device;
-    options_.read_only = context.read_only;
-    options_.hold_sync = context.hold_sync;
-    options_.changed = context.event;
     if (const auto rate = args.value(RaidKey::max_recovery_rate); rate && *rate > 0)
       options_.sync_speed_max = *rate * KiB;
     options_.sync_speed_min =
@@ -258,39 +251,20 @@ class RaidTarget final : public Target {
 
   std::string table_params() const override;
   std::string status_params() const override;
-  std::optional<md::ArrayStatus> array_status() const override;
   Result<std::string> message(Args args) override;
   void for_each_range(const VisitRange& visit) const override {
     for (const md::RaidSetMember& member : set_.members)
       for (BlockDevice* device : {member.metadata, member.data})
         if (device) visit(*device, 0, device->size());
   }
-  Status preresume() override;
-  void postsuspend() override;
-  bool flush_is_plain() const override { return false; }
 
  private:
-  bool do_map(Op op, uint64_t offset, uint64_t length, Wait wait, Mapping& out) override {
-    return array_->map(op, offset, length, wait, out);
-  }
-  Status do_flush() override { return array_->flush(); }
-  Service do_service(Op op) const override {
-    const auto array = running();
-    return array ? array->service(op) : Service::blocking;
-  }
-  std::shared_ptr<md::Array> running() const {
-    const std::lock_guard lock(mutex_);
-    return array_;
-  }
+  Result<std::shared_ptr<md::Array>> assemble(const md::ArrayOptions& options) override;
 
   const RaidType& type_;
   const uint64_t chunk_;
   const std::vector<RaidParameter> parameters_;
   md::RaidSet set_;
-  md::ArrayOptions options_;
-  mutable Mutex mutex_;  // guards what follows; I/O only is where array_ does not change
-  std::shared_ptr<md::Array> array_;
-  std::optional<md::ArrayStatus> last_;  // when it was suspended
 };
 
 std::string RaidTarget::table_params() const {
@@ -307,12 +281,6 @@ std::string RaidTarget::table_params() const {
     for (const BlockDevice* device : {member.metadata, member.data})
       out += ' ' + (device ? device_word(*device) : "-");
   return out;
-}
-
-std::optional<md::ArrayStatus> RaidTarget::array_status() const {
-  if (const auto array = running()) return array->status();
-  const std::lock_guard lock(mutex_);
-  return last_;
 }
 
 // As raid_status and rs_get_progress: `raid5_ls 3 AAA 8192/8192 idle 0 0 -`.
@@ -356,25 +324,12 @@ Result<std::string> RaidTarget::message(Args args) {
   return std::string();
 }
 
-Status RaidTarget::preresume() {
-  if (array_) return {};
-  VOLFS_TRY_ASSIGN(std::shared_ptr<md::Array> array, md::assemble_raid_set(set_, options_));
+Result<std::shared_ptr<md::Array>> RaidTarget::assemble(const md::ArrayOptions& options) {
+  VOLFS_TRY_ASSIGN(std::shared_ptr<md::Array> array, md::assemble_raid_set(set_, options));
   // They were asked for once.
   set_.sync = false;
   for (md::RaidSetMember& member : set_.members) member.rebuild = false;
-  const std::lock_guard lock(mutex_);
-  array_ = std::move(array);
-  return {};
-}
-
-void RaidTarget::postsuspend() {
-  if (!array_) return;
-  if (auto stopped = array_->stop(); !stopped)
-    log_error("{}: {}", options_.name, stopped.error().text());
-  md::ArrayStatus last = array_->status();
-  const std::lock_guard lock(mutex_);
-  last_ = std::move(last);
-  array_.reset();
+  return array;
 }
 
 Result<std::unique_ptr<Target>> create_raid(const TargetContext& context, Args args) {

@@ -14,6 +14,7 @@ extern const TargetType unstriped_type;
 extern const TargetType delay_type;
 extern const TargetType flakey_type;
 extern const TargetType dust_type;
+extern const TargetType mirror_type;
 extern const TargetType raid_type;
 extern const TargetType snapshot_type;
 extern const TargetType snapshot_origin_type;

@@ -105,8 +105,9 @@ uint32_t Mirror<Layout>::choose(const Places& places, uint64_t offset, uint64_t 
   // Where a resync has not been, copies may differ: all must read the same one.
   const bool agreed = offset + length <= m_.agreed.load(std::memory_order_acquire);
   const uint32_t first = agreed ? layout_.turn(offset) : 0;
+  const bool only_first = !agreed && m_.led && m_.host->may_differ(offset, offset + length);
   uint32_t last_resort = count;
-  for (uint32_t i = 0; i < count; ++i) {
+  for (uint32_t i = 0; i < (only_first ? 1 : count); ++i) {
     const uint32_t copy = (first + i) % count;
     if (tried != 0 && (copy >= 64 || (tried >> copy & 1) != 0)) continue;
     const Slot& slot = m_.slots[places[copy].slot];
@@ -296,6 +297,8 @@ Result<uint64_t> Mirror<Layout>::compare(SyncKind kind, uint64_t offset, uint64_
     for (const auto& failure : io.failures()) unread[failure.slot] = true;
   // What readers have been given, if it can be read, else any.
   size_t first = choose(found, offset, length, 0);
+  if (m_.led && unread[found[0].slot] && m_.host->may_differ(offset, offset + length))
+    return fail_sys(EIO, "the first copy cannot be read");
   if (first == found.size() || unread[found[first].slot]) first = 0;
   while (first < found.size() && (!content[first] || unread[found[first].slot])) ++first;
   if (first == found.size()) return fail_sys(EIO, "no copy can be read");

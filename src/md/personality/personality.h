@@ -103,6 +103,8 @@ class Host {
   // Whether sync must look at [begin, end) of the sync space. The range is locked. COPIED: those
   // that are recovered had it already (Slot::copied).
   virtual bool sync_needed(uint64_t begin, uint64_t end, bool copied) = 0;
+  // Whether copies of [begin, end) of the sync space may differ. Any thread.
+  virtual bool may_differ(uint64_t begin, uint64_t end) = 0;
   // Makes all that was written durable; members that cannot fail. An error: the array has failed.
   virtual Status settle_writes() = 0;
   // Before a write or flush counts, and before a log is used again: what was lost is recorded
@@ -130,6 +132,7 @@ struct Members {
   // Up to here (sync space) redundancy is known to agree: beyond it every reader must take the same
   // copy.
   std::atomic<uint64_t> agreed{all_in_sync};
+  bool led = false;  // where copies may differ the first one is right, and no other is read
   Host* host = nullptr;
   std::optional<uint32_t> ppl_signature;  // raid5: there is a partial parity log
 

@@ -67,7 +67,7 @@ TEST_CASE("a table that cannot be loaded is refused with its place and changes n
   const auto refusal = [&](std::string_view text) { return lab.set(map, text); };
   CHECK(refusal("0 8 nosuch") ==
         "table:1: target type \"nosuch\": expected one of linear, striped, zero, error, "
-        "unstriped, delay, flakey, dust, raid, snapshot, snapshot-origin, snapshot-merge");
+        "unstriped, delay, flakey, dust, mirror, raid, snapshot, snapshot-origin, snapshot-merge");
   CHECK(refusal("\n0 8 linear disk9 0") == "table:2: linear: device \"disk9\": no such device");
   CHECK(refusal("0 8 linear disk0 x") ==
         "table:1: linear: start sector \"x\": expected a decimal number of 512-byte sectors");
