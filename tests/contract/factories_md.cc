@@ -4,6 +4,7 @@
 #include "factories.h"
 #include "support/memory_device.h"
 #include "volfs/md/array.h"
+#include "volfs/md/mirror_log.h"
 #include "volfs/md/raid_set.h"
 #include "volfs/units.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 struct Holder {
   std::vector<std::unique_ptr<MemoryDevice>> disks;
+  std::unique_ptr<md::MirrorLog> log;
   std::unique_ptr<md::Array> array;
 };
 
@@ -68,6 +70,23 @@ Subject raid_set(int32_t level, uint32_t layout, uint32_t count, bool degraded, 
   return Subject::of(holder, *holder->array);
 }
 
+// A mirror with its log on a disk, new and not in sync.
+Subject mirror(bool read_only) {
+  auto holder = std::make_shared<Holder>();
+  md::MirrorSet set;
+  set.size = 768 * KiB;
+  set.region_size = 16 * KiB;
+  for (const char* name : {"left", "right", "log"})
+    holder->disks.push_back(std::make_unique<MemoryDevice>(name, 1 * MiB));
+  set.legs = {{holder->disks[0].get(), 0}, {holder->disks[1].get(), 4 * KiB}};
+  set.log = holder->disks[2].get();
+  md::ArrayOptions options;
+  options.read_only = read_only;
+  holder->log = value(md::MirrorLog::open(set, "mirror", read_only));
+  holder->array = value(md::assemble_raid_set(holder->log->raid_set(), options));
+  return Subject::of(holder, *holder->array);
+}
+
 }  // namespace
 
 void add_arrays(Factories& all) {
@@ -93,6 +112,9 @@ void add_arrays(Factories& all) {
   };
   add_set("raid1 set", 1, 0, 2, false);
   add_set("degraded raid5 set", 5, 2, 4, true);
+  all.push_back({.name = "mirror with a log",
+                 .make = [] { return mirror(false); },
+                 .make_read_only = [] { return mirror(true); }});
 }
 
 }  // namespace volfs::test
