@@ -16,7 +16,7 @@ _volfs_mount_of() {
   [ -n "$at" ] && printf '%s\n' "$at"
 }
 
-# The files of maps, arrays, or volumes of any kind, one a line, of the mounts that the word at hand
+# The files of maps, arrays, snapshots of groups, or volumes of any kind, one a line, of the mounts that the word at hand
 # leads to; others are not looked at, as one whose daemon does not answer would hold up the shell.
 _volfs_paths() {
   local mount name
@@ -29,6 +29,7 @@ _volfs_paths() {
     case $1 in
       maps) cut -d: -f1 "$mount/.volfs/table" | sort -u ;;
       arrays) sed -n 's/^\([^ ]*\) : \(active\|inactive\).*/\1/p' "$mount/.volfs/mdstat" ;;
+      snapshots) sed -n 's/^\([^:]*\): 0 [0-9]* snapshot .*/\1/p' "$mount/.volfs/table" | sed 's/--/\x01/g; s/-/\//; s/\x01/-/g' | grep / ;;
       volumes) find "$mount" -mindepth 1 -name .volfs -prune -o -type f -printf '%P\n' ;;
     esac 2>/dev/null | while read -r name; do [ -e "$mount/$name" ] && printf '%s/%s\n' "$mount" "$name"; done
   done < <(_volfs_mounts)
@@ -67,7 +68,7 @@ _volfs_files() {
 # The words given, and files.
 _volfs_words_or_files() {
   compopt -o filenames
-  mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"; compgen -f -- "$cur")
+  mapfile -t COMPREPLY < <({ compgen -W "$1" -- "$cur"; compgen -f -- "$cur"; } | grep -v '/\.volfs$' | sort -u)
 }
 
 # The words of `volfs COMMAND WORD...` after the options are taken away.
@@ -123,11 +124,19 @@ _volfs_values() {
     lv,--type) echo "linear striped raid0 raid1 raid4 raid5 raid6 raid10 error zero" ;;
     lv,-l|lv,--extents) echo "100%FREE +100%FREE 50%VG 20%ORIGIN" ;;
     lv,-p|lv,--permission) echo "r rw" ;;
+    lv,--deltag) _volfs_tags "${plain[2]-}" ;;
     lv,--syncaction) echo "check repair" ;;
     lv,--alloc) echo "inherit normal contiguous cling anywhere" ;;
     lv,--activationmode) echo "complete degraded partial" ;;
     lv,-s|lv,--snapshot) _volfs_origins "${plain[2]-}" ;;
   esac
+}
+
+# The tags of the mount that a path is in.
+_volfs_tags() {
+  local mount
+  mount=$(_volfs_mount_of "$1") || return
+  awk '/"tags": \[$/ {tags = 1; next} /\]/ {tags = 0} tags {gsub(/[ ",]/, ""); print}' "$mount/.volfs/status.json" | sort -u
 }
 
 # The volumes of the group that a path is in, by their names.
@@ -185,7 +194,11 @@ _volfs() {
         esac ;;
       lv,[3-9]|lv,[1-9][0-9])
         case ${plain[1]} in create|extend) words=$(_volfs_devices "${plain[2]}" image; _volfs_devices "${plain[2]}" array) ;; esac ;;
-      snapshot,2|lv,2|where,1) _volfs_words_or_files "$(_volfs_paths volumes)"; return ;;
+      lv,2)
+        [ "${plain[1]}" != merge ] || { words=$(_volfs_paths snapshots) && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"); return; }
+        _volfs_words_or_files "$(_volfs_paths volumes)"
+        return ;;
+      snapshot,2|where,1) _volfs_words_or_files "$(_volfs_paths volumes)"; return ;;
       *) _volfs_words_or_files ""; return ;;
     esac
   fi

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "apply_planner.h"
-#include "display.h"
+#include "volfs/units.h"
 
 namespace volfs::cli {
 namespace {
@@ -88,8 +88,8 @@ void Planner::plan_speeds(const config::Array& array, const json& running) {
   const uint64_t min = wanted("min", "sync_speed_min"), max = wanted("max", "sync_speed_max");
   if (min == running["sync_speed_min"] && max == running["sync_speed_max"]) return;
   step('~',
-       fmt::format("array {}: synced by {} to {} a second", array.name.value,
-                   short_bytes(static_cast<double>(min)), short_bytes(static_cast<double>(max))),
+       fmt::format("array {}: synced by {} to {} a second", array.name.value, format_size(min),
+                   format_size(max)),
        {body});
 }
 

@@ -11,6 +11,7 @@
 #include "apply_planner.h"
 #include "volfs/md/layout.h"
 #include "volfs/md/uuid.h"
+#include "volfs/units.h"
 
 namespace volfs::cli {
 namespace {
@@ -54,8 +55,13 @@ class FixedDifferences {
   }
 
  private:
-  static std::string text_of(const json& value) {
+  static std::string text_of(std::string_view key, const json& value) {
+    static const std::set<std::string_view> sizes{
+        "size",        "offset",      "length",      "pad",        "chunk",      "bitmap_chunk",
+        "data_offset", "extent_size", "stripe_size", "chunk_size", "region_size"};
     if (value.is_null()) return "not given";
+    if (value.is_number_unsigned() && value != 0 && sizes.contains(key))
+      return format_size(value.get<uint64_t>());
     return value.is_string() ? value.get<std::string>() : value.dump();
   }
 
@@ -63,7 +69,7 @@ class FixedDifferences {
                const char* takes) {
     if (now == wanted) return;
     found_.push_back(fmt::format("{}: {} is {} on the mount and {} in the definition, {}", owner,
-                                 key, text_of(now), text_of(wanted), takes));
+                                 key, text_of(key, now), text_of(key, wanted), takes));
   }
   // What a definition does not say is as it is found.
   template <class T>

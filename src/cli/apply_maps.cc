@@ -81,8 +81,7 @@ void Planner::plan(const config::Map& map) {
     if (map.uuid) body["uuid"] = map.uuid->value;
     if (map.readonly.value) body["readonly"] = true;
     if (map.hidden.value) body["hidden"] = true;
-    step('+', fmt::format("map {}: {}", name, short_bytes(static_cast<double>(size))),
-         {std::move(body)});
+    step('+', fmt::format("map {}: {}", name, format_size(size)), {std::move(body)});
     return;
   }
   if (!is(*now, "map", name)) return;
@@ -96,8 +95,7 @@ void Planner::plan(const config::Map& map) {
   try_table(map);
   ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, {}};
   if (size != before)
-    step.text += fmt::format(", {} instead of {}", short_bytes(static_cast<double>(size)),
-                             short_bytes(static_cast<double>(before)));
+    step.text += fmt::format(", {} instead of {}", format_size(size), format_size(before));
   if (size < before) {
     step.text += " (what is behind the new end is out of reach)";
     step.loses_data = true;

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "apply_planner.h"
-#include "display.h"
+#include "volfs/units.h"
 
 namespace volfs::cli {
 namespace {
@@ -276,8 +276,7 @@ void Planner::plan_resize(const std::string& path, const json& now,
   const bool shrinks = before >= size.value + extent * std::max(1U, volume.stripes.value);
   if (!grows && !shrinks) return;
   std::string text =
-      fmt::format("lv {}: {} instead of {}", path, short_bytes(static_cast<double>(size.value)),
-                  short_bytes(static_cast<double>(before)));
+      fmt::format("lv {}: {} instead of {}", path, format_size(size.value), format_size(before));
   if (shrinks && volume.type.value == config::LvType::snapshot)
     return problem(text + ": the store of a snapshot does not become smaller");
   if (shrinks) text += " (what is behind the new end is lost)";

@@ -23,6 +23,17 @@ namespace volfs::cli {
 
 namespace {
 
+// That of the system's words with which the first line ends; 0 if it ends with others.
+int code_of_line(std::string_view lines) {
+  const std::string_view line = lines.substr(0, lines.find('\n'));
+  constexpr int last = EHWPOISON;
+  for (int code = 1; code <= last; ++code)
+    if (const char* words = strerrordesc_np(code);
+        words && line.ends_with(fmt::format(": {}", words)))
+      return code;
+  return 0;
+}
+
 // Where there is no better one.
 int code_of_status(int exit_status) {
   return exit_status == exit_usage ? EINVAL : EIO;
@@ -46,7 +57,8 @@ void Session::fail_lines(std::string_view lines, int exit_status, bool quiet) {
   if (failure) return;
   constexpr std::string_view own = "volfs: ";
   while (lines.ends_with('\n')) lines.remove_suffix(1);
-  failure = {code_of_status(exit_status), std::string(lines), ""};
+  const int code = code_of_line(lines);
+  failure = {code != 0 ? code : code_of_status(exit_status), std::string(lines), ""};
   if (lines.starts_with(own))
     failure->message = lines.substr(own.size());
   else if (const size_t end = lines.find(": "); end != std::string_view::npos)

@@ -25,6 +25,7 @@ using nlohmann::json;
 
 struct LeftOut {
   std::string image, reason;
+  int code = EIO;
 };
 
 // All that the report tells.
@@ -49,7 +50,7 @@ std::vector<std::string> readable(const std::vector<std::string>& paths,
                !error && size < sector_size) {
       left_out.push_back({path, fmt::format("cut off: {} bytes are left", size)});
     } else if (auto alone = engine::scan_images({path}, {.pad = true}); !alone) {
-      left_out.push_back({path, alone.error().text()});
+      left_out.push_back({path, alone.error().text(), alone.error().code()});
     } else {
       good.push_back(path);
     }
@@ -269,13 +270,13 @@ void print_mounted(const Report& report) {
 }
 
 // On standard error, and as JSON: there is an answer on standard output in any case.
-int complain(const std::string& text, const Report& report, bool as_json) {
-  fmt::print(stderr, "volfs: {}\n", text);
+int complain(const Error& error, const Report& report, bool as_json) {
+  fmt::print(stderr, "volfs: {}\n", error.text());
   if (!as_json) return exit_failed;
   json left_out = json::array();
   for (const LeftOut& image : report.left_out)
     left_out.push_back({{"image", image.image}, {"reason", image.reason}});
-  print_json({{"error", to_json(Session::Failure{EIO, text, ""})},
+  print_json({{"error", to_json(Session::Failure{error.code(), error.text(), ""})},
               {"found", scan_json(report.scan)},
               {"left_out", std::move(left_out)},
               {"mountpoint", nullptr}});
@@ -292,17 +293,19 @@ int rescue(MountRequest request, bool as_json) {
   if (!own_overlay && !request.options.force) {
     const auto unforced =
         engine::scan_images(request.sources, {.overlay = request.options.overlay, .pad = true});
-    if (!unforced) return complain(unforced.error().text(), report, as_json);
+    if (!unforced) return complain(unforced.error(), report, as_json);
   }
   auto scan = engine::scan_images(request.sources,
                                   {.force = true, .overlay = request.options.overlay, .pad = true});
-  if (!scan) return complain(scan.error().text(), report, as_json);
+  if (!scan) return complain(scan.error(), report, as_json);
   report.scan = std::move(*scan);
   if (!as_json) print_found(report);
   if (report.scan.definition.arrays.empty() && report.scan.definition.volume_groups.empty())
     return complain(
-        "nothing on the images can be assembled; expected members of md arrays or LVM physical "
-        "volumes",
+        Error::make(
+            request.sources.empty() && !report.left_out.empty() ? report.left_out[0].code : EIO,
+            "nothing on the images can be assembled; expected members of md arrays or LVM "
+            "physical volumes"),
         report, as_json);
   request.private_overlay = own_overlay;
   Sources sources = sources_of(report.scan);
@@ -312,11 +315,11 @@ int rescue(MountRequest request, bool as_json) {
   request.frozen = true;
   std::fflush(stdout);  // before the fork
   if (const int mounted = mount_sources(request, sources); mounted != exit_done)
-    return complain("it could not be mounted", report, as_json), mounted;
+    return complain(Error::make(EIO, "it could not be mounted"), report, as_json), mounted;
   const auto target = find_target(request.mountpoint);
   const auto status =
       target ? cli::request(target->mountpoint, {{"request", "status"}}) : fail(target.error());
-  if (!status) return complain(status.error().text(), report, as_json);
+  if (!status) return complain(status.error(), report, as_json);
   report.status = *status;
   report.mountpoint = target->mountpoint;
   report.overlay = status->value("overlay", "");

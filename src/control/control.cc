@@ -58,11 +58,14 @@ std::string place_of(const Error& error, const std::string& subject) {
 }
 
 // Adds to the refusal of a volume that is open who has it open.
-Error with_users(const RequestContext& context, Error error, const std::string& subject) {
+Error with_users(const RequestContext& context, Error error) {
   if (error.code() != EBUSY || context.host.mountpoint.empty()) return error;
-  // Another device may be what is in use.
-  if (error.text().find(subject + ": in use") == std::string::npos) return error;
-  const auto volume = context.engine.catalog().find(subject);
+  // The request may be about another device.
+  const size_t end = error.text().find(": in use");
+  if (end == std::string::npos) return error;
+  std::string path = error.text().substr(0, end);
+  if (const size_t before = path.rfind(": "); before != path.npos) path.erase(0, before + 2);
+  const auto volume = context.engine.catalog().find(path);
   if (!volume || volume->open_count() == 0) return error;
   const std::string users = to_string(open_users(context.host.mountpoint + "/" + volume->path()));
   if (users.empty()) return error;
@@ -85,7 +88,7 @@ std::expected<json, Mistake> run(const RequestContext& context, std::string_view
   auto result = type->run(context, fields);
   if (result) return std::move(*result);
   const std::string subject = subject_of(type->keys, *body);
-  Error error = with_users(context, std::move(result.error()), subject);
+  Error error = with_users(context, std::move(result.error()));
   std::string place = place_of(error, subject);
   return std::unexpected(Mistake{std::move(place), std::move(error)});
 }

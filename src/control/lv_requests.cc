@@ -253,6 +253,9 @@ Result<json> activate_group(const RequestContext& context, const Fields& fields)
   engine::GroupActivation options;
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("vg"));
   VOLFS_TRY_ASSIGN(options.devices, fields.texts("devices"));
+  for (const std::string& device : options.devices)
+    if (std::ranges::count(options.devices, device) > 1)
+      return fail_invalid(fmt::format("'devices' has {} twice", device));
   VOLFS_TRY_ASSIGN(options.mode, mode_of(fields));
   VOLFS_TRY_ASSIGN(options.read_only, fields.flag_or("readonly", false));
   VOLFS_TRY_ASSIGN(const auto inactive, fields.texts("inactive"));

@@ -134,7 +134,7 @@ class Designer {
     design_.group = candidate.group;
     std::vector<bool> used(devices_.size());
     for (size_t i = 0; i < candidate.pvs.size(); ++i) {
-      if (!candidate.pvs[i])
+      if (!candidate.pvs[i] || candidate.group.pvs[i].marked_missing())
         return refuse(wanted_.name.at, fmt::format("{}: PV {} is missing", wanted_.name.value,
                                                    candidate.group.pvs[i].id.dashed()));
       design_.pvs.push_back(found[*candidate.pvs[i]]);

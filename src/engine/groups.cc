@@ -110,7 +110,8 @@ Status Engine::complete_groups(std::vector<lvm::PvInfo>& found, std::string_view
                                                      info.device, devices[pv])));
       else if (model.pvs[pv].marked_missing())
         added = fail(Error::make(
-            ESTALE, fmt::format("{}: was missing when {} was changed; what is on it may be old",
+            ESTALE, fmt::format("{}: was missing when {} was changed; what is on it may be old "
+                                "(vgextend --restoremissing takes it back)",
                                 info.device, group->name())));
       else if (seqno_on(info, model.id) > model.seqno)
         added = fail(Error::make(

@@ -158,6 +158,10 @@ Status VolumeGroup::check_changeable() const {
   if (setup_.read_only) return fail(Error::make(EROFS, setup_.name + ": it is mounted read-only"));
   if (!setup_.unchangeable.empty())
     return fail_invalid(fmt::format("{}: {}", setup_.name, setup_.unchangeable));
+  for (size_t i = 0; i < pvs_.size(); ++i)
+    if (!pvs_[i] || model_.pvs[i].marked_missing())
+      return fail(Error::make(ENODEV, fmt::format("{}: cannot be changed while PV {} is missing",
+                                                  setup_.name, model_.pvs[i].id.dashed())));
   return {};
 }
 
@@ -318,7 +322,7 @@ std::string VolumeGroup::in_use_by(std::string_view volume) const {
   const std::string path = fmt::format("{}/{}", setup_.name, volume);
   const auto shown = engine_.catalog().find(path);
   if (shown && !shown->wait_unused(now() + std::chrono::milliseconds(500)))
-    return fmt::format("{} open files", shown->open_count());
+    return fmt::format("{} open file{}", shown->open_count(), shown->open_count() == 1 ? "" : "s");
   const auto pin = engine_.graph().pin(path);
   if (!pin) return "";
   return fmt::format("{}", fmt::join(engine_.graph().users(*(*pin)->device), ", "));

@@ -108,7 +108,7 @@ struct stat Tree::attributes(const Item& item) const {
       out.st_nlink = 2;
       break;
     case Item::Kind::volume:
-      out.st_mode = S_IFREG | (exposure.mode & 07777);
+      out.st_mode = S_IFREG | (exposure.mode & (item.volume->read_only() ? 07555 : 07777));
       out.st_size = static_cast<off_t>(item.volume->size());
       out.st_blksize = block_size(item.volume->bytes().limits());
       out.st_atim = out.st_mtim = out.st_ctim = to_timespec(item.volume->modified());

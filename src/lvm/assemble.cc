@@ -118,12 +118,11 @@ class Assembler {
     }
     for (size_t i : devices->second) used_[i] = true;
     const PvInfo& info = found_[devices->second.front()];
-    if (pv.marked_missing()) {
+    if (pv.marked_missing())
       out.warnings.push_back(fmt::format(
-          "{}: PV {} was missing when the metadata was written; what is on it may be old",
+          "{}: PV {} was missing when the metadata was written; what is on it may be old (vgextend "
+          "--restoremissing takes it back)",
           info.device, pv.id.dashed()));
-      return std::nullopt;
-    }
     if (info.device_size < pv.data_start + pv.extent_count * out.group.extent_size)
       out.warnings.push_back(fmt::format("{}: the device is smaller than its PV", info.device));
     if (devices->second.size() == 1) return devices->second.front();

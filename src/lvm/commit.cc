@@ -87,7 +87,7 @@ Status check_writable(const VolumeGroup& group, std::span<const PvInfo* const> p
     return fail_invalid(
         fmt::format("{} PVs were given, and the group has {}", pvs.size(), group.pvs.size()));
   for (size_t i = 0; i < pvs.size(); i++)
-    if (pvs[i] == nullptr || pvs[i]->label.id != group.pvs[i].id)
+    if (pvs[i] == nullptr || pvs[i]->label.id != group.pvs[i].id || group.pvs[i].marked_missing())
       return fail_invalid(fmt::format("PV {} is missing", group.pvs[i].id.dashed()));
   return {};
 }

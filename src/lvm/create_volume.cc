@@ -242,6 +242,9 @@ Result<uint32_t> extents_of(const VolumeGroup& group, const SizeRequest& size,
       extents = div_round_up(uint64_t{group.lvs[*lv].extents()} * size.amount, 100);
       break;
   }
+  if (extents == 0 && size.amount == 0) return fail_invalid("the size is 0");
+  if (extents == 0 && size.of == SizeRequest::Of::free)
+    return fail(Error::make(ENOSPC, "not enough free extents: there is none"));
   if (extents == 0) return fail_invalid("the size is not even one extent");
   if (extents > UINT32_MAX) return fail(Error::make(ENOSPC, "the size is too large"));
   return static_cast<uint32_t>(extents);

@@ -127,7 +127,7 @@ bool Planner::partial_below(uint32_t lv, std::vector<uint8_t>& seen) {
   for (const Segment& segment : group_.lvs[lv].segments) {
     for (const auto* areas : {&segment.areas, &segment.metadata_areas})
       for (const Area& area : *areas) {
-        if (area.kind == Area::Kind::pv) partial |= pv_devices_[area.index].empty();
+        if (area.kind == Area::Kind::pv) partial |= pv_missing(area.index);
         if (area.kind == Area::Kind::lv) partial |= partial_below(area.index, seen);
       }
     if (segment.log) partial |= partial_below(*segment.log, seen);
@@ -144,8 +144,7 @@ void Planner::collect_missing(uint32_t lv, std::vector<uint8_t>& seen,
   for (const Segment& segment : group_.lvs[lv].segments) {
     for (const auto* areas : {&segment.areas, &segment.metadata_areas})
       for (const Area& area : *areas) {
-        if (area.kind == Area::Kind::pv && pv_devices_[area.index].empty())
-          pvs.push_back(area.index);
+        if (area.kind == Area::Kind::pv && pv_missing(area.index)) pvs.push_back(area.index);
         if (area.kind == Area::Kind::lv) collect_missing(area.index, seen, pvs);
       }
     if (segment.log) collect_missing(*segment.log, seen, pvs);
@@ -163,7 +162,8 @@ std::string Planner::missing_pvs(uint32_t lv) const {
   pvs.erase(std::ranges::unique(pvs).begin(), pvs.end());
   std::string out = "missing";
   for (uint32_t pv : pvs)
-    out += fmt::format("{} PV {}", out == "missing" ? "" : ",", group_.pvs[pv].id.dashed());
+    out += fmt::format("{} PV {}{}", out == "missing" ? "" : ",", group_.pvs[pv].id.dashed(),
+                       pv_devices_[pv].empty() ? "" : " (here again: vgextend --restoremissing)");
   return out;
 }
 
@@ -195,7 +195,7 @@ bool Planner::all_data_there(uint32_t lv, unsigned depth) const {
     return kind->target != "raid0" && raid_redundant(group_.lvs[lv].segments[0]);
   for (const Segment& segment : group_.lvs[lv].segments)
     for (const Area& area : segment.areas) {
-      if (area.kind == Area::Kind::pv && pv_devices_[area.index].empty()) return false;
+      if (area.kind == Area::Kind::pv && pv_missing(area.index)) return false;
       if (area.kind == Area::Kind::lv && !all_data_there(area.index, depth + 1)) return false;
     }
   return true;

@@ -44,6 +44,11 @@ class Planner {
 
   Status build(uint32_t lv, std::string_view layer);
   Status build_segments(uint32_t lv);
+  // As lvm2: also a PV that is there again, and was missing when the metadata was written. What
+  // lies on it is mapped, and does not count.
+  bool pv_missing(uint32_t pv) const {
+    return pv_devices_[pv].empty() || group_.pvs[pv].marked_missing();
+  }
   void mark_partial();
   bool partial_below(uint32_t lv, std::vector<uint8_t>& seen);
   void decide(uint32_t lv, PlannedVolume& volume);

@@ -63,12 +63,12 @@ def test_what_cannot_follow_is_said(t):
             ("mode: 0640", "mode: 0640, hidden: true", "expose: hidden is false on the mount and true", NEW_MOUNT),
             ("uuid: first", "uuid: other", "map m: uuid is first on the mount and other", NEW_MOUNT),
             ("uuid: first", "uuid: first, hidden: true", "map m: hidden is false on the mount and true", NEW_MOUNT),
-            ("s.img, size: 8MiB", "s.img, offset: 4KiB", "image s: offset is 0 on the mount and 4096", NEW_MOUNT),
-            ("s.img, size: 8MiB", "s.img, length: 4MiB", "image s: length is 0 on the mount and 4194304", NEW_MOUNT),
+            ("s.img, size: 8MiB", "s.img, offset: 4KiB", "image s: offset is 0 on the mount and 4KiB", NEW_MOUNT),
+            ("s.img, size: 8MiB", "s.img, length: 4MiB", "image s: length is 0 on the mount and 4MiB", NEW_MOUNT),
             ("s.img, size: 8MiB", "s.img, direct: true", "image s: direct is false on the mount and true", NEW_MOUNT),
-            ("s.img, size: 8MiB", "s.img, pad: 9MiB", "image s: pad is 0 on the mount and 9437184", NEW_MOUNT),
+            ("s.img, size: 8MiB", "s.img, pad: 9MiB", "image s: pad is 0 on the mount and 9MiB", NEW_MOUNT),
             ("s.img, size: 8MiB", "s.img, readonly: true", "image s: readonly is false on the mount", NEW_MOUNT),
-            ("s.img, size: 8MiB", "s.img, size: 16MiB", "image s: size is 8388608 on the mount and 16777216", "new files only"),
+            ("s.img, size: 8MiB", "s.img, size: 16MiB", "image s: size is 8MiB on the mount and 16MiB", "new files only"),
             ("s.img, size: 8MiB", "s.img, partition: 2", "image s: partition is 0 on the mount and 2", NEW_MOUNT),
             ("bitmap: internal", "bitmap: internal, hidden: true", "array md0: hidden is false", NEW_MOUNT),
             ("bitmap: internal", "bitmap: internal, readonly: true", "array md0: readonly is false", NEW_MOUNT),
@@ -82,7 +82,7 @@ def test_what_cannot_follow_is_said(t):
             ("bitmap: internal", "name: other", "array md0: name is md0 on the mount and other", DISKS),
             ("[d0, d1]", "[d0, {device: d1, write_mostly: true}]", "member d1: write_mostly is false", DISKS),
             ("[d0, d1]", "[d0, {device: d1, failfast: true}]", "member d1: failfast is false", DISKS),
-            ("extent_size: 1MiB", "extent_size: 2MiB", "volume group vg: extent_size is 1048576", DISKS),
+            ("extent_size: 1MiB", "extent_size: 2MiB", "volume group vg: extent_size is 1MiB", DISKS),
             ("extent_size: 1MiB", "tags: [fast]", 'volume group vg: tags is [] on the mount and ["fast"]', DISKS),
             ("extent_size: 1MiB", "alloc: anywhere", "volume group vg: alloc is normal on the mount and any", DISKS),
             ("extent_size: 1MiB", "readonly: true", "volume group vg: readonly is false on the mount", NEW_MOUNT),
@@ -95,7 +95,7 @@ def test_what_cannot_follow_is_said(t):
             ("{extents: 2}", "{extents: 2, activation: partial}", "lv vg/more: activation is degraded", NEW_MOUNT),
             ("{extents: 2}", "{extents: 2, alloc: cling}", "lv vg/more: alloc is inherit on the mount and cling", DISKS),
             ("[q, p2, p3]", "[q, p2]", "volume group wide: p3 is a physical volume of it and not in the definition", "vgreduce"),
-            ("stripes: 2", "stripes: 2, stripe_size: 8KiB", "lv wide/two: stripe_size is 65536 on the mount", DISKS),
+            ("stripes: 2", "stripes: 2, stripe_size: 8KiB", "lv wide/two: stripe_size is 64KiB on the mount", DISKS),
             ("stripes: 2}", "stripes: 2, physical_volumes: [q, p3]}",
              'lv wide/two: physical_volumes is ["q","p2"] on the mount and ["p3","q"] in the definition', "pvmove"),
             ("type: raid1, mirrors: 1", "type: raid1, mirrors: 1, nosync: true", "lv wide/pair: nosync is false on the mount", DISKS),
@@ -105,7 +105,7 @@ def test_what_cannot_follow_is_said(t):
             ("{extents: 2}", "{extents: 2}\n      a: {size: 10MiB}\n      b: {size: 10MiB}", "vg/b: not enough free extents", ""),
             ("stripes: 2", "type: linear", "lv wide/two: type is striped on the mount and linear", DISKS),
             ("origin: root, size: 2MiB", "origin: root, size: 1MiB", "the store of a snapshot does not become smaller", ""),
-            ("origin: root, size: 2MiB", "origin: root, size: 2MiB, chunk_size: 8KiB", "lv vg/snap: chunk_size is 4096", DISKS),
+            ("origin: root, size: 2MiB", "origin: root, size: 2MiB, chunk_size: 8KiB", "lv vg/snap: chunk_size is 4KiB", DISKS),
             ("origin: m, cow", "origin: m, overflow: true, cow", "snapshot before: its persistence is P on the mount", "another"),
             ("origin: m, cow", "origin: m, readonly: true, cow", "snapshot before: its readonly is false on", "another")):
         holds(old in DEFINITION, old)
@@ -135,7 +135,7 @@ def test_tags_permission_and_stores_follow_at_once(t):
         equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
     definition.write_text(DEFINITION.replace("tags: [old], permission: rw", "active: true")
                           .replace("origin: root, size: 2MiB", "origin: root, size: 3MiB"))
-    equal(volfs("apply", definition, t.mnt, "-n"), "~ lv vg/snap: 3.00M instead of 2.00M\n", "the plan")
+    equal(volfs("apply", definition, t.mnt, "-n"), "~ lv vg/snap: 3MiB instead of 2MiB\n", "the plan")
     volfs("apply", definition, t.mnt, "--yes")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
 
@@ -191,7 +191,7 @@ def test_logical_volumes_go_out_of_sight_and_come_back_and_count_in_extents(t):
     definition = fresh(t)
     definition.write_text(DEFINITION.replace("{size: 8MiB, ", "{size: 8MiB, active: false, ").replace("extents: 2", "extents: 3"))
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
-          ["- lv vg/root: its file (the volume stays)", "~ lv vg/more: 3.00M instead of 2.00M"], "the plan")
+          ["- lv vg/root: its file (the volume stays)", "~ lv vg/more: 3MiB instead of 2MiB"], "the plan")
     volfs("apply", definition, t.mnt, "--yes")
     equal((sorted(os.listdir(t.mnt / "vg")), (t.mnt / "vg/more").stat().st_size), (["more"], 3 * MiB), "volumes")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
@@ -204,7 +204,7 @@ def test_logical_volumes_go_out_of_sight_and_come_back_and_count_in_extents(t):
 def test_speeds_of_sync_follow_at_once(t):
     definition = fresh(t)
     definition.write_text(DEFINITION.replace("sync_speed_min: 100MiB", "sync_speed_min: 2MiB, sync_speed_max: 300MiB"))
-    equal(volfs("apply", definition, t.mnt, "-n"), "~ array md0: synced by 2.00M to 300M a second\n", "the plan")
+    equal(volfs("apply", definition, t.mnt, "-n"), "~ array md0: synced by 2MiB to 300MiB a second\n", "the plan")
     volfs("apply", definition, t.mnt, "--yes")
     now = [d["array"] for d in t.status()["devices"] if d["name"] == "md0"][0]
     equal((now["sync_speed_min"], now["sync_speed_max"]), (2 * MiB, 300 * MiB), "speeds")

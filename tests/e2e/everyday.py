@@ -197,8 +197,8 @@ def test_apply_plans_asks_and_does(t):
                                              "  disk2: {path: disk2.img}")
                           .replace("striped 2 8 disk0 8192 disk1 0", "linear disk1 0\\n8192 8192 linear disk2 0")
                           .replace('  top: {table: "0 64 linear data 128"}', '  new: {table: "0 16 zero"}'))
-    expected = [f"+ image disk2: {t.path}/disk2.img", "~ map wide: another table, 8.00M instead of 4.00M",
-                "+ map new: 8.00K", "- map top"]
+    expected = [f"+ image disk2: {t.path}/disk2.img", "~ map wide: another table, 8MiB instead of 4MiB",
+                "+ map new: 8KiB", "- map top"]
     equal(volfs("apply", definition, t.mnt, "--dry-run").splitlines(), expected, "the plan")
     plan = json.loads(volfs("apply", definition, t.mnt, "--dry-run", "--json"))
     equal([step["mark"] for step in plan["steps"]], ["+", "~", "+", "-"], "marks")
@@ -220,8 +220,8 @@ def test_apply_plans_asks_and_does(t):
     # Back again; a map that shrinks is a loss that --yes must cover, and the image leaves.
     definition.write_text(DEFINITION)
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
-          ["~ map wide: another table, 4.00M instead of 8.00M (what is behind the new end is out of reach)",
-           "+ map top: 32.0K", "- map new", "- image disk2"], "the plan back")
+          ["~ map wide: another table, 4MiB instead of 8MiB (what is behind the new end is out of reach)",
+           "+ map top: 32KiB", "- map new", "- image disk2"], "the plan back")
     volfs("apply", definition, t.mnt, "--yes")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied back")
     holds("disk2" not in [device["name"] for device in t.status()["devices"]], "the image is still there")
@@ -260,7 +260,7 @@ def test_apply_grows_a_map_under_its_snapshots(t):
     (t.path / "d.img").open("r+b", buffering=0).write(old)
     t.mount(definition)
     definition.write_text(text.replace("0 1024 linear d 0", "0 2048 linear d 0"))
-    equal(volfs("apply", definition, t.mnt, "-n"), "~ map m: another table, 1.00M instead of 512K\n", "the plan")
+    equal(volfs("apply", definition, t.mnt, "-n"), "~ map m: another table, 1MiB instead of 512KiB\n", "the plan")
     volfs("apply", definition, t.mnt, "--yes")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
     equal([(t.mnt / name).stat().st_size for name in ("m", "s")], [MiB, MiB // 2], "sizes")
@@ -329,7 +329,7 @@ def test_apply_makes_resizes_and_removes_logical_volumes(t):
     definition.write_text(GROUP.replace("root: {size: 16MiB}", "root: {size: 24MiB}")
                           .replace("home: {size: 8MiB}", "var: {size: 4MiB}"))
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
-          ["~ lv vg0/root: 24.0M instead of 16.0M", "+ lv vg0/var: linear", "- lv vg0/home (its data is lost)"],
+          ["~ lv vg0/root: 24MiB instead of 16MiB", "+ lv vg0/var: linear", "- lv vg0/home (its data is lost)"],
           "the plan")
     holds("--yes" in stderr_of(lab.VOLFS, "apply", definition, t.mnt), "not refused in a pipe")
     with open(t.mnt / "vg0/home", "rb"):
@@ -426,9 +426,8 @@ def test_completion_knows_volumes_members_and_images(t):
     equal(complete(t, "volfs", "top", mnt[:-1]), [mnt], "a mount")
     equal(complete(t, "volfs", "map", "table", ""), [f"{mnt}/"], "the mounts, that may have maps")
     equal(complete(t, "volfs", "map", "table", f"{mnt}/"),
-          sorted([f"{mnt}/{name}" for name in (".volfs", "data", "top", "wide")] +
-                 [f"{mnt}/{name}" for name in ("data", "top", "wide")]), "maps, and files")
-    equal(complete(t, "volfs", "map", "table", f"{mnt}/w"), [f"{mnt}/wide"] * 2, "one map")
+          [f"{mnt}/{name}" for name in ("data", "top", "wide")], "maps, each once")
+    equal(complete(t, "volfs", "map", "table", f"{mnt}/w"), [f"{mnt}/wide"], "one map")
     equal(complete(t, "volfs", "where", mnt, "--image", "disk"), ["disk0", "disk1"], "images")
     equal(complete(t, "volfs", "image", "remove", mnt, ""), ["disk0", "disk1"], "images to remove")
     equal(complete(t, "volfs", "apply", "--dr"), ["--dry-run"], "an option")
@@ -444,9 +443,17 @@ def test_completion_knows_volumes_members_and_images(t):
             (("lv", "create", f"{mnt}/vg/a", "--alloc", "c"), ["cling", "contiguous"]),
             (("lv", "extend", f"{mnt}/vg/a", "-l", "+"), ["+100%FREE"]),
             (("lv", "extend", f"{mnt}/vg/a", "-l", "9", "disk"), ["disk0", "disk1"]),
-            (("lv", "extend", f"{mnt}/w"), [f"{mnt}/wide"] * 2),
+            (("lv", "extend", f"{mnt}/w"), [f"{mnt}/wide"]),
+            (("lv", "change", f"{mnt}/vg/a", "--syncaction", "c"), ["check"]),
             (("lv", "activate", f"{mnt}/vg", "--activationmode", "p"), ["partial"])):
         equal(complete(t, "volfs", *words), expected, f"{words}")
+    t.umount()
+    group = t.define(GROUP.replace("home: {size: 8MiB}", "home: {size: 8MiB, tags: [new, old-one]}\n      "
+                                   "be-fore: {type: snapshot, origin: home, size: 4MiB}"), "group.yaml")
+    volfs("create", group)
+    t.mount(group)
+    equal(complete(t, "volfs", "lv", "merge", f"{mnt}/"), [f"{mnt}/vg0/be-fore"], "what can be merged")
+    equal(complete(t, "volfs", "lv", "change", f"{mnt}/vg0/home", "--deltag", ""), ["new", "old-one"], "tags")
     if shutil.which("zsh"):
         run("zsh", "-n", pathlib.Path(__file__).resolve().parents[2] / "conf/completions/_volfs")
 

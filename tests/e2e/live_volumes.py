@@ -88,6 +88,7 @@ def test_mistakes_change_nothing(lab):
             (("create", vg / "b", "--type", "raid7", "-L", "3"), "raid7"),
             (("create", vg / "b", "-s", "c", "-L", "3"), "there is no origin c"),
             (("extend", vg / "a", "-L", "2"), "it has 3 extents already"),
+            (("extend", vg / "a", "-l", "+0"), "the size is 0"),
             (("extend", vg / "b", "-L", "2"), "there is no such volume"),
             (("rename", vg / "a", "b/c"), "b/c"),
             (("create", vg / "b", "--type", "raid5", "-m", "1", "-L", "3"), "mirrors cannot be used with segment type raid5"),
@@ -118,7 +119,7 @@ def test_what_is_in_use_stays(lab):
     with open(vg / "a", "rb"):
         holds("1 open file" in refused("remove", "--yes", vg / "a"), "open")
         holds("1 open file" in refused("deactivate", vg / "a"), "open")
-        holds("1 open files" in refused("reduce", "--yes", vg / "a", "-L", "2"), "open")
+        holds("1 open file" in refused("reduce", "--yes", vg / "a", "-L", "2"), "open")
     volfs("map", "create", lab.mnt / "above", "--table", "0 100 linear vg0/a 0")
     for words in (("remove", "--yes", vg / "a"), ("deactivate", vg / "a"), ("reduce", "--yes", vg / "a", "-L", "2")):
         holds("in use by above" in refused(*words), "a map stands on it")
@@ -144,6 +145,7 @@ def test_tags_and_permission_change_while_a_volume_is_open(lab):
         volfs("lv", "change", vg / "a", "--addtag", "new", "--deltag", "old", "--permission", "r")
         equal(attributes(lab, "a"), (["new"], False), "changed")
         lab_module.raises(30, os.pwrite, file.fileno(), b"y" * 512, 0)
+        equal(os.stat(vg / "a").st_mode & 0o777, 0o440, "the mode of what cannot be written")
         equal(os.pread(file.fileno(), 1, 0), b"x", "what it reads")
         number = lab.status()["volume_groups"][0]["seqno"]
         volfs("lv", "change", vg / "a", "--addtag", "new", "--deltag", "never", "-p", "r")
@@ -175,6 +177,11 @@ def test_groups_come_with_their_images_and_leave(lab):
     mounted(lab)
     volfs("image", "add", lab.mnt, "e1", lab.path / "e1.img")
     equal([each["volume"] for each in lab.status()["unavailable"]], ["vg1/one", "vg1/wide"], "half a group")
+    try:
+        client.Mount(lab.mnt).request("vg.activate", vg="vg1", devices=["e0", "e0"])
+        raise Failed("a device was given twice")
+    except client.Error as wrong:
+        holds("'devices' has e0 twice" in wrong.message, wrong.message)
     holds("in use by volume group vg1" in stderr_of(VOLFS, "image", "remove", lab.mnt, "e1"), "its image stays")
     volfs("image", "add", lab.mnt, "e0", lab.path / "e0.img")
     equal(sorted(os.listdir(lab.mnt / "vg1")), ["one", "wide"], "the whole group")
@@ -269,7 +276,8 @@ def test_a_snapshot_is_merged_into_its_origin(lab):
     volfs("lv", "create", vg / "other", "-s", "a", "-L", "18")
     (vg / "a").open("r+b", buffering=0).write(lab.random.randbytes(16 * MiB))
     with open(vg / "a", "rb"):
-        holds("a: in use by 1 open file" in refused("merge", vg / "snap"), "the origin is open")
+        told = refused("merge", vg / "snap")
+        holds("a: in use by 1 open file: " in told and f"(pid {os.getpid()})" in told, told)
     with open(vg / "snap", "rb"):
         holds("snap: in use by 1 open file" in refused("merge", vg / "snap"), "the snapshot is open")
     holds("is no snapshot" in refused("merge", vg / "a"), "no snapshot")

@@ -179,6 +179,11 @@ def test_failures_are_json_where_that_is_asked_for(t):
         equal(failure(*words, status=2)["error"]["code"], "EINVAL", f"{words}")
     error = failure("mount", t.define("volfs: 1\nimages: {d0: d0.img}\n", "again.yaml"), t.path)["error"]
     holds("d0.img" in error["message"], f"a second mount: {error}")
+    error = failure("mount", t.path / "none", t.path, status=2)["error"]
+    equal(error["code"], "ENOENT", f"an image that there is not: {error}")
+    error = failure("mount", t.define("volfs: 1\nimages: {d0: none.img}\n", "none.yaml"), t.path)["error"]
+    equal(error["code"], "ENOENT", f"the same in a definition: {error}")
+    equal(failure("mount", "--rescue", t.path / "none", t.path)["error"]["code"], "ENOENT", "the same, to be rescued")
     told = failure("mount", "--rescue", t.path / "none", t.path)
     equal(told["left_out"][0]["image"], str(t.path / "none"), "what rescue leaves out")
     other = t.define(DEFINITION.replace("level: raid1", "level: raid1, readonly: true"), "other.yaml")

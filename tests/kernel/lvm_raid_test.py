@@ -10,7 +10,7 @@ import signal
 import device_io
 import kernel_lab
 import lvm_lab
-from lab import MiB, SEED, equal, holds, sha256, volfs, wait_until
+from lab import MiB, SEED, VOLFS, equal, holds, sha256, stderr_of, volfs, wait_until
 
 DISKS = [f"d{i}.img" for i in range(6)]
 ATTACH = "".join(f"{name.removesuffix('.img')}=$(losetup --find --show {name})\n" for name in DISKS)
@@ -268,6 +268,32 @@ def test_a_disk_that_joins_a_running_group(lab):
     equal([raid_status(lab, name)[5] for name in FEW], ["0"] * len(FEW), "mismatches")
     lab.umount()
     linux_agrees(lab, FEW, sums, "completed while it ran")
+
+
+def test_a_disk_that_lvm2_takes_for_missing(lab):
+    """It was away when lvm2 changed the group: volumes on it count as partial, and are mapped as lvm2 maps them."""
+    make_disks(lab)
+    names = ["plain", "pair", "mended"]
+    found = in_guest(lab, "\n".join([
+        create([]), "lvm <<END", "lvcreate -q -q -y -Zn -Wn -l 5 -n plain vg0 $d1",
+        "lvcreate -q -q -y -Zn -Wn --type raid1 -m 1 -R 64k -l 5 -n pair vg0 $d0 $d1",
+        "lvcreate -q -q -y -Zn -Wn --type raid1 -m 1 -R 64k -l 5 -n mended vg0 $d2 $d1", "END",
+        scribble(names, 0), SETTLED, "vgchange -q -q -an vg0", "losetup -d $d1",
+        "vgchange -q -q -ay --activationmode degraded vg0 || true", scribble(["pair", "mended"], 9),
+        "lvconvert -q -q -y --repair vg0/mended $d3", SETTLED, "vgchange -q -q -an vg0", "d1=$(losetup --find --show d1.img)",
+        "vgchange -q -q -ay --activationmode partial vg0", SETTLED]), names)
+    mount(lab, activation="partial", options=["ro"])
+    lvm_lab.compare(lab, found, paths(names), "partial", ("vg0-",))
+    equal({d["volume"]: d["state"] for d in lab.status()["devices"] if "volume" in d},
+          {"vg0/plain": "partial", "vg0/pair": "degraded", "vg0/mended": "active"}, "states")
+    lab.umount()
+    mount(lab)
+    away = lab.status()["unavailable"]
+    equal([each["volume"] for each in away], ["vg0/plain"], "what counts as partial")
+    holds("vgextend --restoremissing" in away[0]["reason"], away)
+    told = stderr_of(VOLFS, "lv", "create", lab.mnt / "vg0/new", "-l", "2")
+    holds("cannot be changed while PV" in told and "is missing" in told, told)
+    lab.umount()
 
 
 def test_sets_that_are_not_synced_first(lab):
