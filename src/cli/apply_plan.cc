@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "apply_fixed.h"
 #include "apply_planner.h"
 #include "volfs/backing/file_identity.h"
@@ -66,6 +69,7 @@ ApplyPlan Planner::run() {
   note_leaving();
   // What is on top goes first.
   for (auto name = order_.rbegin(); name != order_.rend(); ++name) pass(*name);
+  std::ranges::move(last_, std::back_inserter(plan_.steps));
   return std::move(plan_);
 }
 

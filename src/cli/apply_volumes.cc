@@ -49,18 +49,47 @@ void Planner::plan(const config::VolumeGroup& group) {
   const json* running = running_group(group.name.value);
   if (!running) return plan_coming(group);
   plan_devices(group, *running);
+  const size_t first = plan_.steps.size();
+  if (group.volumes_listed) plan_lv_removals(group, *running);
   for (const config::LogicalVolume& volume : group.logical_volumes) plan(group, *running, volume);
-  if (!group.volumes_listed) return;
+  // Room is made before it is taken.
+  const auto takes = [](const ApplyStep& each) {
+    const std::string request = each.requests.front().value("request", "");
+    return request == "lv.remove" ? 0 : request == "lv.reduce" ? 1 : request == "lv.create" ? 3 : 2;
+  };
+  std::ranges::stable_sort(plan_.steps.begin() + static_cast<std::ptrdiff_t>(first),
+                           plan_.steps.end(), {}, takes);
+}
+
+// Snapshots before their origins; and what else stands on a volume has to go first.
+void Planner::plan_lv_removals(const config::VolumeGroup& group, const json& running) {
   std::set<std::string> wanted;
   for (const config::LogicalVolume& volume : group.logical_volumes)
     wanted.insert(volume.name.value);
-  for (const json& each : (*running)["logical_volumes"]) {
-    const std::string name = each.value("name", "");
-    if (wanted.contains(name)) continue;
-    const std::string path = group.name.value + "/" + name;
-    step('-', fmt::format("lv {} (its data is lost)", path),
-         {{{"request", "lv.remove"}, {"lv", path}}}, true, path);
-  }
+  for (const bool snapshots : {true, false})
+    for (const json& each : running["logical_volumes"]) {
+      const std::string name = each.value("name", "");
+      if (wanted.contains(name) || each.contains("origin") != snapshots) continue;
+      const std::string path = group.name.value + "/" + name;
+      ApplyStep removal{'-',
+                        fmt::format("lv {} (its data is lost)", path),
+                        {{{"request", "lv.remove"}, {"lv", path}}},
+                        true,
+                        {path}};
+      (is_stood_on(path) ? last_ : plan_.steps).push_back(std::move(removal));
+    }
+}
+
+// By something else than volumes of groups.
+bool Planner::is_stood_on(const std::string& path) const {
+  const auto at = std::ranges::find_if(
+      running_, [&](const auto& each) { return each.second->value("volume", "") == path; });
+  if (at == running_.end()) return false;
+  return std::ranges::any_of(
+      at->second->value("users", std::vector<std::string>()), [&](const std::string& user) {
+        const auto found = running_.find(user);
+        return found != running_.end() && found->second->value("kind", "") != "lv";
+      });
 }
 
 void Planner::plan_coming(const config::VolumeGroup& group) {

@@ -242,10 +242,32 @@ def test_what_grows_keeps_to_its_devices(t):
     of = {lv["name"]: lv["physical_volumes"] for group in t.status()["volume_groups"] for lv in group["logical_volumes"]}
     equal((of["one"], of["two"], of["root"]), (["p3"], ["q", "p2"], ["p"]), "where volumes are")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
-    # What goes makes no room for what comes before it.
-    definition.write_text(held.replace("one: {size: 2MiB", "other: {size: 13MiB"))
-    told = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes")
-    holds("wide/other: not enough free extents" in told, told)
+
+
+def test_what_goes_makes_room_for_what_comes(t):
+    definition = fresh(t)
+    # All but two of the 31 extents are taken, and an origin goes with its snapshot.
+    taken = DEFINITION.replace("more: {extents: 2}", "more: {extents: 19}")
+    definition.write_text(taken)
+    volfs("apply", definition, t.mnt, "--yes")
+    swapped = taken.replace("root: {size: 8MiB, tags: [old], permission: rw}", "new: {size: 10MiB}") \
+        .replace("      snap: {type: snapshot, origin: root, size: 2MiB}\n", "")
+    definition.write_text(swapped)
+    plan = volfs("apply", definition, t.mnt, "--dry-run")
+    places = [plan.index(word) for word in ("- lv vg/snap", "- lv vg/root", "+ lv vg/new")]
+    equal(places, sorted(places), f"the order of\n{plan}")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(sorted(path.name for path in (t.mnt / "vg").iterdir()), ["more", "new"], "volumes")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    definition.write_text(swapped.replace("new: {size: 10MiB}", "newer: {size: 14MiB}"))
+    holds("vg/newer: not enough free extents" in stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--yes"), "too much")
+    # Reduced before another grows; what a map stands on goes after the map.
+    definition.write_text(swapped.replace("extents: 19", "extents: 25").replace("new: {size: 10MiB}", "new: {size: 4MiB}")
+                          .replace("maps:\n", "maps:\n  on: {table: 0 8 linear vg/more 0}\n"))
+    volfs("apply", definition, t.mnt, "--yes")
+    definition.write_text(swapped.replace("      more: {extents: 19}\n", "").replace("new: {size: 10MiB}", "new: {size: 4MiB}"))
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(sorted(path.name for path in (t.mnt / "vg").iterdir()), ["new"], "volumes")
 
 
 if __name__ == "__main__":
