@@ -268,7 +268,7 @@ void add_array(CLI::App& app, Session& session) {
     auto* command = add_one(*array, session, arguments, name, help);
     command->add_option("DEVICE", arguments->device, "the member, by its name")->required();
     command->callback([arguments, &session, request = fmt::format("array.{}", name)] {
-      if (request == "array.add" && !arguments->re_add)
+      if (request == "array.add")
         if (auto may = may_overwrite(*arguments, {arguments->device}); !may)
           return session.fail(may.error());
       json body{{"device", arguments->device}};

@@ -116,9 +116,21 @@ Status Engine::put_front(Node& node, bool origin) {
   return {};
 }
 
-Result<Contents> Engine::contents(std::string_view device) const {
+Result<Contents> Engine::contents(std::string_view device) {
   VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(device));
-  return contents_of(pin->shown());
+  VOLFS_TRY_ASSIGN(Contents found, contents_of(pin->shown()));
+  if (found.array.empty()) return found;
+  VOLFS_TRY_ASSIGN(const auto superblock, md::scan(pin->shown()));
+  const std::lock_guard lock(structure_);
+  for (const Node* node : graph_.nodes()) {
+    const auto* array = dynamic_cast<const md::Array*>(node->device.get());
+    if (!array || node->uuid != found.array || !superblock || !array->was_apart(*superblock))
+      continue;
+    found.text += fmt::format(
+        ", written apart from '{}': what was written to it since then is on no other", node->name);
+    found.array.clear();
+  }
+  return found;
 }
 
 Status Engine::array_create(const NewArray& array) {

@@ -42,7 +42,9 @@ std::string resolve_path(const std::string& directory, const std::string& path) 
 }
 
 Assembler::Assembler(const config::Definition& definition, const AssembleOptions& options)
-    : definition_(definition), options_(options), problems_(definition.file_name) {}
+    : definition_(definition),
+      options_(options),
+      problems_(definition.scanned ? "volfs" : definition.file_name) {}
 
 void Assembler::report(config::Position at, std::string text) {
   problems_.add(at, text);

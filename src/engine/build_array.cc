@@ -90,7 +90,7 @@ void Assembler::build(const config::Array& array) {
   options.read_only = engine_->read_only() || array.readonly.value || options_.probe;
   options.force = array.force.value || options_.force;
   options.hold_sync = options_.frozen;
-  options.quiet = options_.quiet;
+  options.quiet = options_.quiet || definition_.scanned;
   options.choice = choice_of(array);
   if (array.layout && array.level.value == config::ArrayLevel::raid0)
     options.raid0_layout = array.layout->value;

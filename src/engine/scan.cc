@@ -40,6 +40,7 @@ class Scanner {
         pad_(options.pad),
         assemble_options_(looking(options)),
         assembler_(scan_.definition, assemble_options_) {
+    scan_.definition.scanned = true;
     scan_.definition.file_name = paths.size() == 1 ? paths.front() : "images";
   }
 
@@ -145,7 +146,10 @@ class Scanner {
       VOLFS_TRY(look_for_volumes(name, *device));
       return {};
     }
-    if (wanted && !pad_) return {};  // md takes no member that is smaller than it was
+    if (wanted && !pad_) {  // md takes no member that is smaller than it was
+      cut_members_.push_back({name, *wanted->superblock});
+      return {};
+    }
     VOLFS_TRY_ASSIGN(const bool known, look_at_device(name, *device, true));
     const auto* image = dynamic_cast<const FileImage*>(device);
     if (!known && image) remark_signatures(name, path, image->start(), image->size());
@@ -192,6 +196,7 @@ class Scanner {
     uint64_t size = 0;
     bool member = false;  // of an array; else a physical volume
     uint64_t left = 0;
+    std::optional<md::MemberMetadata> superblock;  // of a member
   };
   std::optional<Wanted> size_wanted(const std::string& name, const std::string& path,
                                     unsigned partition) {
@@ -201,10 +206,11 @@ class Scanner {
     options.pad = max_device_size;
     const auto image = FileImage::open(name, path, options);
     if (!image) return std::nullopt;
-    Wanted wanted{(*image)->start()};
+    Wanted wanted{.size = (*image)->start()};
     if (const auto member = md::scan(**image); member && *member) {
       wanted.size += (*member)->data_offset + (*member)->data_size;
       wanted.member = true;
+      wanted.superblock = **member;
     } else if (const auto volume = lvm::scan(**image); volume && *volume) {
       wanted.size += (*volume)->label.device_size;
     } else {
@@ -308,16 +314,19 @@ class Scanner {
   void build_array(Group& group) {
     group.done = true;
     FoundArray found = group.array.describe(assemble_options_.force);
+    BlockDevice* device = nullptr;
     found.name = array_name(group.array, found);
     found.definition.name.value = found.name;
     if (found.problem.empty()) {
-      BlockDevice* device = try_array(found);
+      device = try_array(found);
       if (!device && group.array.put_stale(found)) device = try_array(found);
-      if (device) {
-        found.size = device->size();
-        if (auto known = look_at_device(found.name, *device, true); !known)
-          scan_.remarks.push_back(known.error().text());
-      }
+    }
+    const auto* array = dynamic_cast<const md::Array*>(device);
+    group.array.tell(found, array ? array->status() : md::ArrayStatus(), cut_members_);
+    if (device) {  // what is on it may be another group
+      found.size = device->size();
+      if (auto known = look_at_device(found.name, *device, true); !known)
+        scan_.remarks.push_back(known.error().text());
     }
     scan_.arrays.push_back(std::move(found));
   }
@@ -414,6 +423,7 @@ class Scanner {
   Assembler assembler_;
   std::set<std::string> names_, files_, remarked_, built_groups_, volumes_;
   std::vector<Group> groups_;
+  std::vector<ArrayMember> cut_members_;  // left out
   std::vector<lvm::PvInfo> physical_volumes_;
 };
 

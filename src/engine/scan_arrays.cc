@@ -48,7 +48,8 @@ auto age_of(const ArrayMember& member) {
 
 // Part of a sentence: "a.img has 4179 events, the others have 4182".
 std::string events_text(const FoundMember& member, uint64_t freshest) {
-  return fmt::format("it has {} events, the others have {}", member.events, freshest);
+  return fmt::format("it has {} event{}, the others have {}", member.events,
+                     member.events == 1 ? "" : "s", freshest);
 }
 
 }  // namespace
@@ -173,7 +174,8 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
   md::SlotSet missing;
   for (uint32_t slot = 0; slot < a.geometry.raid_disks; ++slot)
     missing[slot] = std::none_of(members.begin(), members.end(), [&](const FoundMember& m) {
-      return m.slot == slot && (m.state == State::in_sync || m.state == State::recovering);
+      const bool serves = m.state == State::in_sync || m.state == State::recovering || m.taken;
+      return m.slot == slot && serves;
     });
   if (missing.any()) notes.push_back(md::slots_are(missing) + " missing");
   note_halves(members, notes);
@@ -187,7 +189,13 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
                       each.device, last - own));
   }
   for (const FoundMember& m : members) {
-    if (m.state == State::stale)
+    if (m.taken)
+      notes.push_back(
+          fmt::format("{}, slot {}, is {}, but is taken and will be changed, for there are too few "
+                      "others: what "
+                      "is read may be mixed of old and new",
+                      m.device, *m.slot, to_string(m.state)));
+    else if (m.state == State::stale)
       notes.push_back(fmt::format("{}{} out of date: {}", m.device,
                                   m.slot ? fmt::format(", once slot {}, is", *m.slot) : " is",
                                   events_text(m, a.events)));
@@ -203,22 +211,13 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
   }
   if (a.geometry.level > 0 && a.resync_offset != md::all_in_sync)
     notes.push_back("it was not stopped cleanly, or never synced to the end");
+  const bool parity = a.geometry.level >= 4 && a.geometry.level <= 6;
+  if (parity && a.resync_offset != md::all_in_sync && missing.any() && !a.has_ppl)
+    notes.push_back(
+        "to be written it needs force: what is computed for what is missing may be wrong");
   if (a.has_journal)
     notes.push_back("it has a journal device: what only the journal holds is not shown");
   return notes;
-}
-
-// "it was updated 12 s later": than OTHER, the freshest.
-std::string ArrayGroup::why_taken(const ArrayMember& other) const {
-  const md::ArrayMetadata &a = freshest().sb.array, &b = other.sb.array;
-  if (a.events != b.events)
-    return fmt::format("its event count is higher, {} and not {}", a.events, b.events);
-  if (a.utime.seconds != b.utime.seconds)
-    return fmt::format("its event count is the same, {}, and it was updated {} s later", a.events,
-                       a.utime.seconds - b.utime.seconds);
-  return fmt::format(
-      "its event count is the same, {}, it was updated at the same time, and its slot is lower",
-      a.events);
 }
 
 // Of each half, or what it is of the whole, that was written without the freshest.
@@ -226,7 +225,7 @@ void ArrayGroup::note_halves(const std::vector<FoundMember>& members,
                              std::vector<std::string>& notes) const {
   std::vector<std::vector<const ArrayMember*>> halves;
   for (const FoundMember& each : members) {
-    if (each.state != State::apart) continue;
+    if (each.state != State::apart || each.taken) continue;
     const ArrayMember& found = member(each.device);
     const auto half = std::ranges::find_if(halves, [&](const auto& known) {
       return !md::written_apart(found.sb, known.front()->sb) &&
@@ -239,15 +238,15 @@ void ArrayGroup::note_halves(const std::vector<FoundMember>& members,
   }
   for (const auto& half : halves) {
     std::string names;
-    for (const ArrayMember* each : half) names += (names.empty() ? "" : " and ") + each->device;
+    for (const ArrayMember* each : half)
+      names += (names.empty() ? "" : each == half.back() ? " and " : ", ") + each->device;
     notes.push_back(fmt::format(
-        "{} and {} are of halves that were written apart: they know nothing of each other, "
-        "and what was written to the one since then the other does not "
-        "have",
-        names, freshest().device));
+        "{} {} written apart from {}: each was started without the other, and does not have what "
+        "was written to the other since then",
+        names, half.size() == 1 ? "was" : "were", freshest().device));
     notes.push_back(fmt::format("the half of {} is taken: {}; {} {} left out and not changed",
-                                freshest().device, why_taken(*half.front()), names,
-                                half.size() == 1 ? "is" : "are"));
+                                freshest().device, md::why_fresher(freshest().sb, half.front()->sb),
+                                names, half.size() == 1 ? "is" : "are"));
     notes.push_back(fmt::format(
         "to see the other half name only {} to volfs mount, which is read-only then", names));
   }
@@ -291,10 +290,29 @@ FoundArray ArrayGroup::describe(bool force) const {
   std::stable_sort(array.members.begin(), array.members.end(),
                    [&](const auto& x, const auto& y) { return rank(x) < rank(y); });
   array.definition = definition(array.members);
-  for (std::string& note : notes(array.members)) array.notes.push_back(std::move(note));
   if (!config_level(a.geometry.level))
     array.problem = md::level_name(a.geometry.level) + " is not supported";
   return array;
+}
+
+void ArrayGroup::tell(FoundArray& array, const md::ArrayStatus& status,
+                      const std::vector<ArrayMember>& cut_off) const {
+  for (FoundMember& each : array.members) {
+    const auto in_use = std::ranges::find(status.members, each.device, &md::MemberStatus::device);
+    each.taken = (each.state == State::stale || each.state == State::apart) &&
+                 in_use != status.members.end() && in_use->slot;
+  }
+  for (std::string& note : notes(array.members)) array.notes.push_back(std::move(note));
+  md::SlotSet empty;
+  for (uint32_t slot = 0; slot < array.definition.devices.size(); ++slot)
+    empty[slot] = array.definition.devices[slot].missing;
+  std::vector<md::GivenMember> given;
+  for (const ArrayMember& each : cut_off)
+    if (each.sb.array.uuid == uuid_) given.push_back({each.sb, each.device});
+  for (const ArrayMember& each : members_)
+    given.push_back({each.sb, each.device, look_at(each).state == State::stale});
+  for (std::string& line : md::absent_members(freshest().sb, empty, given))
+    array.notes.push_back(std::move(line));
 }
 
 }  // namespace volfs::engine

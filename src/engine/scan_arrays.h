@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "volfs/engine/scan.h"
+#include "volfs/md/array.h"
 #include "volfs/md/superblock.h"
 
 namespace volfs::engine {
@@ -35,6 +36,10 @@ class ArrayGroup {
   // Puts those into the slots that nobody else fills; false if there are none. To assemble it needs
   // force then.
   bool put_stale(FoundArray& array) const;
+  // Adds the notes, once it is known what STATUS it has, if it is assembled. CUT_OFF: members that
+  // are left out because their images are.
+  void tell(FoundArray& array, const md::ArrayStatus& status,
+            const std::vector<ArrayMember>& cut_off) const;
 
  private:
   const ArrayMember& freshest() const;
@@ -45,7 +50,6 @@ class ArrayGroup {
   void leave_out_copies(FoundArray& array) const;
   std::vector<std::string> notes(const std::vector<FoundMember>& members) const;
   void note_halves(const std::vector<FoundMember>& members, std::vector<std::string>& notes) const;
-  std::string why_taken(const ArrayMember& other) const;
 
   md::Uuid uuid_;
   std::vector<ArrayMember> members_;

@@ -106,4 +106,37 @@ Standing standing(const MemberMetadata& member, const MemberMetadata& freshest) 
   return s;
 }
 
+std::string why_fresher(const MemberMetadata& freshest, const MemberMetadata& other) {
+  const ArrayMetadata &a = freshest.array, &b = other.array;
+  if (a.events != b.events)
+    return fmt::format("its event count is higher, {} and not {}", a.events, b.events);
+  if (a.utime.seconds != b.utime.seconds)
+    return fmt::format("its event count is the same, {}, and it was updated {} s later", a.events,
+                       a.utime.seconds - b.utime.seconds);
+  return fmt::format(
+      "its event count is the same, {}, it was updated at the same time, and its slot is lower",
+      a.events);
+}
+
+std::vector<std::string> absent_members(const MemberMetadata& freshest, const SlotSet& empty,
+                                        std::span<const GivenMember> given) {
+  std::vector<std::string> lines;
+  const auto& roles = freshest.array.roles;
+  for (size_t number = 0; number < roles.size(); ++number) {
+    if (!is_active(freshest, roles[number]) || !empty[roles[number]]) continue;
+    const auto found = std::ranges::find_if(
+        given, [number](const GivenMember& each) { return each.superblock.dev_number == number; });
+    std::string line = fmt::format(
+        "slot {} is missing: by the superblocks device {} is there, which is none of those given",
+        roles[number], number);
+    if (found != given.end()) {
+      // 0.90 gives the number of who was replaced to the new device.
+      if (freshest.array.version != SuperblockVersion::v0_90 || !found->left_out) continue;
+      line += fmt::format(", or {} is an older copy of it", found->name);
+    }
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
 }  // namespace volfs::md

@@ -12,6 +12,7 @@
 #include "ppl_format.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
+#include "volfs/md/agreement.h"
 
 namespace volfs::md {
 Array::Array(const ArrayOptions& options, std::unique_ptr<Core> core, uint64_t size,
@@ -261,6 +262,17 @@ Status Array::replace(std::string_view device, std::string_view with) {
 
 Status Array::add(BlockDevice& device) {
   return add_member(device, false);
+}
+
+bool Array::was_apart(const MemberMetadata& superblock) const {
+  const std::lock_guard lock(core_->mutex);
+  return core_->was_apart(superblock);
+}
+
+bool Array::Core::was_apart(const MemberMetadata& sb) const {
+  return std::ranges::any_of(members, [&](const auto& member) {
+    return member->slot != no_slot && !member->faulty && written_apart(sb, described(*member));
+  });
 }
 
 Status Array::re_add(BlockDevice& device) {

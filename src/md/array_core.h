@@ -123,6 +123,7 @@ struct Array::Core final : Host {
   Status open_bitmap();
   Result<MemberMetadata> new_member(uint64_t device_size) const;
   bool could_be_old(const MemberMetadata& sb) const;
+  bool was_apart(const MemberMetadata& sb) const;
   // A write may begin: the array is marked active on disk.
   Status begin_write();
   void end_write();

@@ -35,7 +35,9 @@ class Assembler {
   bool has_logs() const;
   void find_roles();
   Status place();
+  void tell_left_out() const;
   void tell_absent() const;
+  std::string forcible() const;
   Status put_into(Candidate& c, uint32_t slot);
   Status add_members();
   void force_stale();
@@ -155,15 +157,6 @@ void Assembler::find_roles() {
     c.role = s.role;
     c.stale = s.stale;
     c.apart = s.apart;
-    if (s.apart)
-      log_warning(
-          "{}: {} is left out: it and {} know nothing of each other, so they were written apart, "
-          "and "
-          "{} is the one that was written later",
-          o_.name, c.device->name(), fresh_->device->name(), fresh_->device->name());
-    else if (s.stale && s.role < max_role)
-      log_warning("{}: {} is left out: its events are {}, others have {}", o_.name,
-                  c.device->name(), c.sb.array.events, fresh_->sb.array.events);
   }
 }
 
@@ -197,7 +190,8 @@ void Assembler::force_stale() {
     if (survives(fresh_->sb.array.geometry, missing())) return;
     const uint16_t own = c->sb.role();
     if (own >= disks() || in_slot(own) || c->sb.replacement || c->sb.recovery_offset) continue;
-    log_warning("{}: forcing {} into slot {}", o_.name, c->device->name(), own);
+    log_warning("{}: forcing {} into slot {}{}", o_.name, c->device->name(), own,
+                c->apart ? ", which was written apart from the others" : "");
     c->slot = c->role = own;
     c->stale = c->apart = false;
   }
@@ -247,20 +241,39 @@ Status Assembler::put_into(Candidate& c, uint32_t slot) {
   return {};
 }
 
-// Slots that the superblocks give to devices that are not there: perhaps one that was added later,
-// and nobody has written down.
-void Assembler::tell_absent() const {
-  const auto& roles = fresh_->sb.array.roles;
-  for (size_t number = 0; number < roles.size(); ++number) {
-    if (roles[number] >= disks() || in_slot(roles[number])) continue;
-    const bool given = std::ranges::any_of(
-        found_, [number](const Candidate& c) { return c.sb.dev_number == number; });
-    if (given) continue;
-    log_warning(
-        "{}: slot {} is missing: by the superblocks device {} is there, which is none of those "
-        "given",
-        o_.name, roles[number], number);
+void Assembler::tell_left_out() const {
+  const MemberMetadata& fresh = fresh_->sb;
+  for (const Candidate& c : found_) {
+    if (c.apart)
+      log_warning(
+          "{}: {} is left out and not changed: it and {} were written apart, each without the "
+          "other; of {}, which is taken, {}",
+          o_.name, c.device->name(), fresh_->device->name(), fresh_->device->name(),
+          why_fresher(fresh, c.sb));
+    else if (c.stale && c.role < max_role && c.sb.array.events + 1 < fresh.array.events)
+      log_warning("{}: {} is left out: its events are {}, others have {}", o_.name,
+                  c.device->name(), c.sb.array.events, fresh.array.events);
   }
+}
+
+void Assembler::tell_absent() const {
+  SlotSet empty;
+  for (uint32_t slot = 0; slot < disks(); ++slot) empty[slot] = !in_slot(slot);
+  std::vector<GivenMember> given;
+  given.reserve(found_.size());
+  for (const Candidate& c : found_) given.push_back({c.sb, c.device->name(), c.slot == no_slot});
+  for (const std::string& line : absent_members(fresh_->sb, empty, given))
+    log_warning("{}: {}", o_.name, line);
+}
+
+// What force would use, for a refusal.
+std::string Assembler::forcible() const {
+  const bool apart = std::ranges::any_of(found_, &Candidate::apart);
+  const bool stale = std::ranges::any_of(found_, &Candidate::stale);
+  if (!apart && !stale) return {};
+  return fmt::format("; force would use members that {}{}{}", stale ? "are out of date" : "",
+                     stale && apart ? " or " : "",
+                     apart ? "were written apart, and mix what they hold" : "");
 }
 
 Status Assembler::place() {
@@ -272,13 +285,13 @@ Status Assembler::place() {
   if (o_.force) force_stale();
   use_replacements(false);
   VOLFS_TRY(check_replacements());
-  if (!o_.quiet) tell_absent();
+  if (!o_.quiet) {
+    tell_left_out();
+    tell_absent();
+  }
   if (const SlotSet gone = missing(); !survives(fresh_->sb.array.geometry, gone)) {
-    const bool more = std::ranges::any_of(found_, [](auto& c) { return c.stale || c.apart; });
-    return fail(Error::make(
-        EIO,
-        fmt::format("too few members of {}: {} missing or not in sync{}", disks(), slots_are(gone),
-                    more ? "; force would use members that are out of date" : "")));
+    return fail(Error::make(EIO, fmt::format("too few members of {}: {} missing or not in sync{}",
+                                             disks(), slots_are(gone), forcible())));
   }
   return add_members();
 }

@@ -101,6 +101,54 @@ def test_a_member_that_was_added_and_is_not_listed_is_told(t):
     t.umount()
 
 
+def test_a_half_that_was_written_apart_is_only_overwritten_when_told(t):
+    for metadata in ("1.2", "0.90"):
+        images = create(t, f'level: raid1, metadata: "{metadata}"', 2)
+        for turn, image in enumerate(images):
+            for _ in range(1 + 2 * turn):
+                alone = define(t, f'{{level: raid1, metadata: "{metadata}", devices: [d{turn}, missing]}}', 2)
+                mount(t, alone)
+                fill(t)
+                t.umount()
+        kept = images[0].read_bytes()
+        both = define(t, f'{{level: raid1, metadata: "{metadata}", devices: [d0, d1]}}', 2)
+        said = mount(t, both, options=["rw"])
+        holds("d0 is left out and not changed: it and d1 were written apart" in said
+              and "its event count is higher" in said, said)
+        equal(list(members(t)), ["d1"], "the members")
+        for words in ((), ("--re-add",)):
+            said = stderr_of(lab.VOLFS, "array", "add", t.mnt / "a", "d0", *words, status=1)
+            holds("nothing was done: this would be lost: d0: a member of array" in said
+                  and "written apart from 'a'" in said, said)
+        equal(images[0].read_bytes(), kept, "the other half")
+        volfs("array", "add", t.mnt / "a", "d0", "--yes")
+        volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+        equal(members(t), {"d0": 0, "d1": 1}, "the members")
+        # One that is no more than away holds nothing that the others do not.
+        volfs("array", "fail", t.mnt / "a", "d0")
+        volfs("array", "remove", t.mnt / "a", "d0")
+        volfs("array", "add", t.mnt / "a", "d0")
+        volfs("array", "wait", t.mnt / "a", "--timeout", "300")
+        t.umount()
+        for image in images:
+            image.unlink()
+
+
+def test_images_of_an_array_are_told_of_once(t):
+    images = create(t, "level: raid1", 3, members=["d0", "d1", "d2"])
+    with open(images[2], "r+b") as file:
+        file.truncate(DISK // 2)
+    for options in ([], ["rw"]):
+        said = mount(t, *images, options=options).splitlines()
+        equal(len(said), len(set(said)), f"{options}: lines told twice: {said}")
+        holds(not any("none of those given" in line for line in said), said)
+        t.umount()
+    said = mount(t, images[0], images[2])
+    equal(said.count("slot 1 is missing: by the superblocks device 1 is there, which is none of those given"), 1, said)
+    equal(said.count("none of those given"), 1, said)
+    t.umount()
+
+
 def levels(t):
     """How many members each array has."""
     return {each["name"]: len(each["array"]["members"]) for each in t.status()["devices"] if "array" in each}

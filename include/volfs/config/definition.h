@@ -236,6 +236,7 @@ struct Item {
 
 struct Definition {
   std::string file_name;
+  bool scanned = false;  // a scan of images has made it, and told what it left out
   Located<bool> readonly{false};
   std::vector<Image> images;
   std::vector<Array> arrays;

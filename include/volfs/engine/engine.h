@@ -104,6 +104,7 @@ struct NewArray {
 struct Contents {
   std::string text;   // in words; "" if nothing is recognised
   std::string array;  // the uuid of the array that it is a member of, as mdadm writes it; ""
+                      // also of who was written apart from that array on this mount
 };
 
 class Engine {
@@ -167,7 +168,7 @@ class Engine {
   Status image_remove(std::string_view name);
 
   // Reads it, by its name or a volume's path. ENOENT.
-  Result<Contents> contents(std::string_view device) const;
+  Result<Contents> contents(std::string_view device);
 
   // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
   // device that is none. Any thread; those on one map take turns.

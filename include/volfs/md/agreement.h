@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "volfs/md/superblock.h"
 
@@ -38,5 +40,19 @@ Standing standing(const MemberMetadata& member, const MemberMetadata& freshest);
 // md takes who is one event behind, MEMBER does not know OTHER (mdadm ignores it then, of 0.90).
 // Numbers of devices alone do not tell: both halves give those that are free to new ones.
 bool written_apart(const MemberMetadata& member, const MemberMetadata& other);
+
+// Why FRESHEST is to be believed and not OTHER: "its event count is higher, 5 and not 3".
+std::string why_fresher(const MemberMetadata& freshest, const MemberMetadata& other);
+
+// One of the members that are given, and whether it is left out.
+struct GivenMember {
+  const MemberMetadata& superblock;
+  std::string_view name;
+  bool left_out = false;
+};
+// A line for each of the EMPTY slots that the freshest superblock gives to a device that is not
+// there: perhaps one that was added later, and nobody has written down.
+std::vector<std::string> absent_members(const MemberMetadata& freshest, const SlotSet& empty,
+                                        std::span<const GivenMember> given);
 
 }  // namespace volfs::md

@@ -55,7 +55,7 @@ struct ArrayOptions {
   // Bytes a second. Sync goes no slower than the least while others use the array.
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
   bool hold_sync = false;  // sync waits until release_sync()
-  bool quiet = false;      // slots that are missing are not told to the log
+  bool quiet = false;      // slots that are missing and members left out are not told to the log
   SuperblockChoice choice;
   // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.
   std::function<void()> changed;
@@ -138,6 +138,9 @@ class Array final : public BlockDevice {
   // slot (with a bitmap only what has changed is copied). ENOSPC if it is too small. What it
   // bore is overwritten.
   Status add(BlockDevice& device);
+  // Whether a device of that superblock was written apart from this array, whose uuid it has: it
+  // holds what the array does not (agreement.h).
+  bool was_apart(const MemberMetadata& superblock) const;
   // Has the member DEVICE replaced: by the spare WITH, or ("") by any, as soon as there is one. It
   // serves until its replacement has all that it has, and is faulty then. EINVAL if WITH is no
   // spare, EBUSY if DEVICE is not in sync.

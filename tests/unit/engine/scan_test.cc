@@ -330,8 +330,8 @@ TEST_CASE("halves that were written apart are told as that, whatever the order, 
         CHECK(array.definition.spares.empty());
         CHECK(has_note(
             array,
-            "a and b are of halves that were written apart: they know nothing of each other, "
-            "and what was written to the one since then the other does not have"));
+            "a was written apart from b: each was started without the other, and does not have "
+            "what was written to the other since then"));
         CHECK(has_note(
             array,
             fmt::format(
@@ -359,6 +359,11 @@ TEST_CASE("too few members are refused, and what would force them is said") {
   const Scan forced = scan({paths[0], paths[1]}, true);
   CHECK(only(forced).problem == "");
   CHECK(forced.definition.arrays.size() == 1);
+  CHECK(
+      has_note(only(forced),
+               "b, slot 1, is out of date, but is taken and will be changed, for there are too few "
+               "others: what is read may be mixed of old and new"));
+  CHECK(has_note(only(forced), "slot 2 is missing"));
   CHECK(only(scan({paths[2]})).problem.find("force") == std::string::npos);
 }
 
