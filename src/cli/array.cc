@@ -57,6 +57,7 @@ bool send(Session& session, const std::string& path, const std::string& name, js
   body["array"] = target->volume;
   const auto answer = request(target->mountpoint, body);
   if (!answer) return session.fail(answer.error()), false;
+  warn_of_problems(*answer);
   tell(session, *answer);
   return true;
 }

@@ -144,6 +144,12 @@ Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::js
   return fail(Error::make(error.value("errno", EIO), error.value("message", "unknown error")));
 }
 
+void warn_of_problems(const nlohmann::json& answer) {
+  if (!answer.is_object()) return;
+  for (const auto& each : answer.value("problems", std::vector<std::string>()))
+    fmt::print(stderr, "volfs: {}\n", each);
+}
+
 Result<std::vector<std::string>> contents_of(const std::string& mountpoint,
                                              const std::vector<std::string>& devices,
                                              const std::string& own) {

@@ -25,6 +25,9 @@ Result<Target> find_target(const std::string& path);
 // one, or the error it tells, with its errno.
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body);
 
+// Tells on stderr of the problems that a reply names, though what was asked for was done.
+void warn_of_problems(const nlohmann::json& answer);
+
 // What the mount said of the place of the last request's error (see volfs.control(5)); empty if
 // that request was carried out, or none was sent.
 const std::string& place_of_refusal();

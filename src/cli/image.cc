@@ -48,6 +48,7 @@ void send(Session& session, const std::string& path, const Result<json>& body) {
   if (!target) return session.fail(target.error());
   const auto answer = request(target->mountpoint, *body);
   if (!answer) return session.fail(answer.error());
+  warn_of_problems(*answer);
   if (session.json) fmt::print("{}\n", answer->dump());
 }
 

@@ -90,8 +90,8 @@ Result<json> assemble(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(engine::NewArray array, new_array(fields));
   VOLFS_TRY_ASSIGN(array.read_only, fields.flag_or("readonly", false));
   VOLFS_TRY_ASSIGN(array.activate, fields.flag_or("activate", true));
-  VOLFS_TRY(context.engine.array_assemble(array));
-  return json();
+  VOLFS_TRY_ASSIGN(const auto problems, context.engine.array_assemble(array));
+  return json{{"problems", problems}};
 }
 
 Result<json> stop(const RequestContext& context, const Fields& fields) {

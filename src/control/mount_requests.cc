@@ -69,8 +69,8 @@ Result<json> add_image(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(image.length, fields.positive_or("length", 0));
   VOLFS_TRY_ASSIGN(image.pad, fields.positive_or("pad", 0));
   VOLFS_TRY_ASSIGN(image.activate, fields.flag_or("activate", true));
-  VOLFS_TRY(context.engine.image_add(image));
-  return json();
+  VOLFS_TRY_ASSIGN(const auto problems, context.engine.image_add(image));
+  return json{{"problems", problems}};
 }
 
 Result<json> remove_image(const RequestContext& context, const Fields& fields) {

@@ -161,13 +161,13 @@ Status Engine::array_create(const NewArray& array) {
   return assemble_array(made);
 }
 
-Status Engine::array_assemble(const NewArray& array) {
+Result<std::vector<std::string>> Engine::array_assemble(const NewArray& array) {
   {
     const std::lock_guard one(arrays_);
     VOLFS_TRY(assemble_array(array));
   }
-  if (array.activate) join_groups_of(array.name);
-  return {};
+  if (!array.activate) return std::vector<std::string>();
+  return join_groups_of(array.name);
 }
 
 // `arrays_` is held; the structure lock is not while members are read and written.

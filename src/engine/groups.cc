@@ -177,22 +177,29 @@ Status Engine::group_activate(std::string_view name, const GroupActivation& opti
       ENOENT, fmt::format("there is no volume group '{}' on devices that nothing uses", name)));
 }
 
-void Engine::join_groups_of(std::string_view device) {
+std::vector<std::string> Engine::join_groups_of(std::string_view device) {
   const std::lock_guard one(joining_);
+  std::vector<std::string> problems;
+  const auto tell = [&](std::string text) {
+    log_warning("{}", text);
+    problems.push_back(std::move(text));
+  };
   std::vector<Graph::Pin> pins;
   auto own = free_pvs({std::string(device)}, pins);
-  if (!own) return log_warning("{}: {}", device, own.error().text());
-  if (own->empty()) return;
-  if (auto completed = complete_groups(*own, ""); !completed)
-    log_warning("{}", completed.error().text());
-  if (own->empty()) return;
+  if (!own) tell(fmt::format("{}: {}", device, own.error().text()));
+  if (!own || own->empty()) return problems;
+  if (auto completed = complete_groups(*own, ""); !completed) tell(completed.error().text());
+  if (own->empty()) return problems;
   const auto found = free_pvs({}, pins);
-  if (!found) return log_warning("{}: {}", device, found.error().text());
+  if (!found) {
+    tell(fmt::format("{}: {}", device, found.error().text()));
+    return problems;
+  }
   const lvm::Assembly assembly = lvm::assemble(*found);
   for (const lvm::FoundGroup& each : assembly.groups)
     if (has_device(each, *found, device))
-      if (auto joined = join_group(each, *found, {}); !joined)
-        log_warning("{}", joined.error().text());
+      if (auto joined = join_group(each, *found, {}); !joined) tell(joined.error().text());
+  return problems;
 }
 
 Status Engine::group_deactivate(std::string_view name) {

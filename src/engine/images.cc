@@ -26,7 +26,7 @@ const Node* overlapping(const Graph& graph, const BlockDevice& fresh) {
 
 }  // namespace
 
-Status Engine::image_add(const NewImage& image) {
+Result<std::vector<std::string>> Engine::image_add(const NewImage& image) {
   if (const auto expected = config::bad_device_name(image.name))
     return fail_invalid(
         fmt::format("'{}' is not a name for an image; expected {}", image.name, *expected));
@@ -61,8 +61,8 @@ Status Engine::image_add(const NewImage& image) {
                     .direct = image.direct};
     events_.publish({"image.added", image.name, {{"path", image.path}, {"size", size}}});
   }
-  if (image.activate) join_groups_of(image.name);
-  return {};
+  if (!image.activate) return std::vector<std::string>();
+  return join_groups_of(image.name);
 }
 
 Status Engine::image_remove(std::string_view name) {

@@ -137,6 +137,17 @@ def attributes(lab, name):
     return next((lv["tags"], lv["writable"]) for lv in lab.status()["volume_groups"][0]["logical_volumes"] if lv["name"] == name)
 
 
+def test_what_cannot_join_is_told(lab):
+    mounted(lab)
+    volfs("lv", "create", lab.mnt / "vg0/a", "-L", "4")
+    volfs("umount", lab.mnt)
+    (lab.path / "copy.img").write_bytes((lab.path / IMAGES[0]).read_bytes())
+    lab.mount(lab.path / "lab.yaml")
+    told = stderr_of(VOLFS, "image", "add", lab.mnt, "copy", lab.path / "copy.img", status=0)
+    holds("copy: is a copy of the physical volume" in told, told)
+    holds("copy" in [device["name"] for device in lab.status()["devices"]], "the image is there all the same")
+
+
 def test_tags_and_permission_change_while_a_volume_is_open(lab):
     vg = mounted(lab)
     volfs("lv", "create", vg / "a", "-L", "4", "--addtag", "old")

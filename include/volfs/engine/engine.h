@@ -163,8 +163,9 @@ class Engine {
   Status close();
 
   // Images that join and leave. EEXIST, ENOENT, EBUSY with who uses it, and FileImage::open's
-  // errors. Read-only on a read-only mount.
-  Status image_add(const NewImage& image);
+  // errors. Read-only on a read-only mount. What is returned tells why volume groups on it did not
+  // join, or did not become whole; the image is there all the same.
+  Result<std::vector<std::string>> image_add(const NewImage& image);
   Status image_remove(std::string_view name);
 
   // Reads it, by its name or a volume's path. ENOENT.
@@ -194,7 +195,8 @@ class Engine {
   // there, or (create) one holds something and FORCE is not set; EINVAL with all that is wrong with
   // the words; else what md says. An array that was created is assembled. One at a time.
   Status array_create(const NewArray& array);
-  Status array_assemble(const NewArray& array);
+  // What is returned is as of image_add().
+  Result<std::vector<std::string>> array_assemble(const NewArray& array);
   // Takes an array down that nothing uses (EBUSY): it is clean on its members then.
   Status array_stop(std::string_view name);
 
@@ -224,8 +226,8 @@ class Engine {
   Status complete_groups(std::vector<lvm::PvInfo>& found, std::string_view only);
   Status join_group(const lvm::FoundGroup& found, const std::vector<lvm::PvInfo>& pvs,
                     const GroupActivation& options);
-  // After DEVICE has come. What cannot join is told to the log: the device is there all the same.
-  void join_groups_of(std::string_view device);
+  // After DEVICE has come. What is returned, and told to the log, tells what cannot join.
+  std::vector<std::string> join_groups_of(std::string_view device);
   Status check_origin_kept(std::string_view name, const dm::MappedDevice& map,
                            std::string_view table) const;
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
