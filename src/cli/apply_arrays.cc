@@ -51,6 +51,9 @@ void Planner::plan(const config::Array& array) {
 void Planner::plan_replacements(const config::Array& array, const json& now,
                                 std::set<std::string>& wanted, std::set<std::string>& there) {
   const std::string device = now.value("name", "");
+  std::set<std::string> spares;
+  for (const json& member : now["array"]["members"])
+    if (member.value("state", "") == "spare") spares.insert(member.value("device", ""));
   for (const json& member : now["array"]["members"]) {
     const std::string old = member.value("device", "");
     const size_t slot = member.value("slot", array.devices.size());
@@ -58,17 +61,20 @@ void Planner::plan_replacements(const config::Array& array, const json& now,
         member.value("state", "") != "in_sync")
       continue;
     const config::ArrayDevice& other = array.devices[slot];
-    if (other.missing || there.contains(other.device.value)) continue;
     const std::string& with = other.device.value;
-    step('~',
-         fmt::format("array {}: member {} instead of {} (what is on {} is overwritten)",
-                     array.name.value, with, old, with),
-         {{{"request", "array.add"}, {"array", device}, {"device", with}},
-          {{"request", "array.replace"}, {"array", device}, {"device", old}, {"with", with}},
-          {{"request", "array.wait"}, {"array", device}},
-          {{"request", "array.remove"}, {"array", device}, {"device", old}}},
-         true);
-    wanted.erase(with);
+    const bool spare = spares.contains(with);
+    if (other.missing || (there.contains(with) && !spare)) continue;
+    std::vector<json> requests;
+    if (!spare) requests.push_back({{"request", "array.add"}, {"array", device}, {"device", with}});
+    requests.push_back(
+        {{"request", "array.replace"}, {"array", device}, {"device", old}, {"with", with}});
+    requests.push_back({{"request", "array.wait"}, {"array", device}});
+    requests.push_back({{"request", "array.remove"}, {"array", device}, {"device", old}});
+    const std::string lost =
+        spare ? ", a spare" : fmt::format(" (what is on {} is overwritten)", with);
+    step('~', fmt::format("array {}: member {} instead of {}{}", array.name.value, with, old, lost),
+         std::move(requests), !spare);
+    if (!spare) wanted.erase(with);
     there.erase(old);
   }
 }

@@ -3,9 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <iterator>
-
 #include "apply_fixed.h"
 #include "apply_planner.h"
 #include "volfs/backing/file_identity.h"
@@ -69,8 +66,16 @@ ApplyPlan Planner::run() {
   note_leaving();
   // What is on top goes first.
   for (auto name = order_.rbegin(); name != order_.rend(); ++name) pass(*name);
-  std::ranges::move(last_, std::back_inserter(plan_.steps));
+  for (ApplyStep& each : last_) plan_last(std::move(each));
   return std::move(plan_);
+}
+
+// What takes away from a volume that others stand on: only if they go.
+void Planner::plan_last(ApplyStep each) {
+  const std::string path = each.requests.front().value("lv", "");
+  for (const std::string& user : standing_on(path))
+    if (known_.contains(user)) return problem(fmt::format("{}: {} stands on it", each.text, user));
+  plan_.steps.push_back(std::move(each));
 }
 
 const json* Planner::find(const std::string& name) {
@@ -99,6 +104,14 @@ void Planner::plan(const config::Image& image) {
   const std::string path = absolute(directory_, image.path.value);
   const json* now = find(image.name.value);
   if (!now) {
+    for (const auto& [name, device] : running_) {
+      const json given = device->value("given", json::object());
+      if (device->value("kind", "") == "image" && same_file(given.value("path", ""), path) &&
+          given.value("partition", 0U) == (image.partition ? image.partition->value : 0) &&
+          given.value("offset", uint64_t{0}) == image.offset.value)
+        return problem(fmt::format("image {}: {} is image {} on the mount; a device keeps its name",
+                                   image.name.value, path, name));
+    }
     json body{{"request", "mount.add_image"}, {"image", image.name.value}, {"path", path}};
     if (image.readonly.value) body["readonly"] = true;
     if (image.direct && image.direct->value) body["direct"] = true;

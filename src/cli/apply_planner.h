@@ -59,7 +59,9 @@ class Planner {
   void plan_assembly(const config::Array& array);
   void plan(const config::VolumeGroup& group);
   void plan_lv_removals(const config::VolumeGroup& group, const json& running);
-  bool is_stood_on(const std::string& path) const;
+  // What stands on a volume and is no part of its group.
+  std::vector<std::string> standing_on(const std::string& path) const;
+  void plan_last(ApplyStep each);
   // A group of the definition that is not on the mount.
   void plan_coming(const config::VolumeGroup& group);
   // Physical volumes that the running group misses.
@@ -101,7 +103,7 @@ class Planner {
   std::set<std::string> changing_;  // devices that get another table or size
   std::map<std::string, size_t> leaving_;
   bool read_only_ = false;
-  std::vector<ApplyStep> last_;  // removals of what others stand on until then
+  std::vector<ApplyStep> last_;  // what takes away from volumes that others stand on until then
   ApplyPlan plan_;
 };
 

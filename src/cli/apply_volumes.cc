@@ -76,20 +76,19 @@ void Planner::plan_lv_removals(const config::VolumeGroup& group, const json& run
                         {{{"request", "lv.remove"}, {"lv", path}}},
                         true,
                         {path}};
-      (is_stood_on(path) ? last_ : plan_.steps).push_back(std::move(removal));
+      (standing_on(path).empty() ? plan_.steps : last_).push_back(std::move(removal));
     }
 }
 
-// By something else than volumes of groups.
-bool Planner::is_stood_on(const std::string& path) const {
-  const auto at = std::ranges::find_if(
-      running_, [&](const auto& each) { return each.second->value("volume", "") == path; });
-  if (at == running_.end()) return false;
-  return std::ranges::any_of(
-      at->second->value("users", std::vector<std::string>()), [&](const std::string& user) {
-        const auto found = running_.find(user);
-        return found != running_.end() && found->second->value("kind", "") != "lv";
-      });
+std::vector<std::string> Planner::standing_on(const std::string& path) const {
+  std::vector<std::string> users;
+  for (const auto& [name, device] : running_)
+    if (device->value("volume", "") == path)
+      for (const auto& user : device->value("users", std::vector<std::string>()))
+        if (const auto at = running_.find(user);
+            at != running_.end() && at->second->value("kind", "") != "lv")
+          users.push_back(user);
+  return users;
 }
 
 void Planner::plan_coming(const config::VolumeGroup& group) {
@@ -314,6 +313,9 @@ void Planner::plan_resize(const std::string& path, const json& now,
             {"size", std::to_string(size.value)}};
   if (grows) put_place(body, volume);
   step('~', std::move(text), {std::move(body)}, shrinks, shrinks ? path : "");
+  if (!shrinks || standing_on(path).empty()) return;
+  last_.push_back(std::move(plan_.steps.back()));
+  plan_.steps.pop_back();
 }
 
 }  // namespace volfs::cli

@@ -83,6 +83,7 @@ void Assembler::build(const config::Map& map) {
   if (auto resumed = mapped.resume(); !resumed) return refuse(resumed.error());
   Node* const node = add(map.name, Kind::map, std::move(owned), map.hidden.value);
   if (!node) return;
+  if (is_origin(map.name.value)) engine_->snapshots_->adopt(mapped);
   node->read_only_wanted = map.readonly.value;
   if (map.uuid) node->uuid = map.uuid->value;
 }

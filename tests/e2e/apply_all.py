@@ -270,5 +270,58 @@ def test_what_goes_makes_room_for_what_comes(t):
     equal(sorted(path.name for path in (t.mnt / "vg").iterdir()), ["new"], "volumes")
 
 
+STACK = """
+volfs: 1
+images: {a: {path: a.img, size: 16MiB}, b: {path: b.img, size: 16MiB}, c: {path: c.img, size: 16MiB},
+  e: {path: e.img, size: 16MiB}, p: {path: p.img, size: 32MiB}, z: {path: z.img, size: 8MiB}}
+arrays:
+  md0: {level: raid5, devices: [a, b, c], spares: [e], assume_clean: true, sync_speed_min: 100MiB}
+volume_groups:
+  vg: {physical_volumes: [p], extent_size: 1MiB, logical_volumes: {new: {size: 16MiB}}}
+maps:
+  o: {table: 0 8192 linear z 0, uuid: own}
+  two: {table: 0 2048 linear vg/new 0}
+snapshots:
+  s: {origin: o, cow: {path: s.cow, size: 2MiB}}
+"""
+
+
+def test_what_stands_on_each_other_follows_or_is_refused_first(t):
+    definition = t.define(STACK)
+    volfs("create", definition)
+    t.mount(definition)
+    volfs("array", "wait", t.mnt / "md0")
+    whole = lab.sha256(t.mnt / "md0")
+    # A spare takes the place that the list gives it, and nothing is degraded meanwhile.
+    definition.write_text(STACK.replace("[a, b, c], spares: [e]", "[a, b, e]"))
+    plan = volfs("apply", definition, t.mnt, "--dry-run")
+    holds("~ array md0: member e instead of c, a spare" in plan and "- array" not in plan, plan)
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(sorted(member["device"] for member in lab_array(t)["members"]), ["a", "b", "e"], "members")
+    equal(lab.sha256(t.mnt / "md0"), whole, "what the array holds")
+    now = definition.read_text()
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+    # What cannot be is told before anything is done.
+    for old, new, words in (("new: {size: 16MiB}", "new: {size: 8MiB}", "two stands on it"),
+                            ("z: {path: z.img, size: 8MiB}}", "zz: {path: z.img, size: 8MiB}}", "is image z on the mount")):
+        definition.write_text(now.replace(old, new).replace("linear z 0", "linear zz 0" if "zz" in new else "linear z 0"))
+        told = stderr_of(lab.VOLFS, "apply", definition, t.mnt, "--dry-run")
+        holds(words in told, told)
+    # An origin has its own table again when its last snapshot has gone.
+    definition.write_text(now.replace("snapshots:\n  s: {origin: o, cow: {path: s.cow, size: 2MiB}}\n", ""))
+    volfs("apply", definition, t.mnt, "--yes")
+    names = [device["name"] for device in t.status()["devices"]]
+    holds("o" in names and "o-real" not in names, f"{names}")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "without the snapshot")
+    lines = definition.read_text().replace("  o: {table: 0 8192 linear z 0, uuid: own}\n", "").replace(", z: {path: z.img, size: 8MiB}", "")
+    definition.write_text(lines)
+    volfs("apply", definition, t.mnt, "--yes")
+    holds(not {"o", "o-real", "z"} & {device["name"] for device in t.status()["devices"]}, "all of it has gone")
+
+
+def lab_array(t):
+    return next(device["array"] for device in t.status()["devices"] if device["name"] == "md0")
+
+
 if __name__ == "__main__":
     lab.main(globals())

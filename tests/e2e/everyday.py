@@ -329,7 +329,7 @@ def test_apply_makes_resizes_and_removes_logical_volumes(t):
     definition.write_text(GROUP.replace("root: {size: 16MiB}", "root: {size: 24MiB}")
                           .replace("home: {size: 8MiB}", "var: {size: 4MiB}"))
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
-          ["~ lv vg0/root: 24MiB instead of 16MiB", "+ lv vg0/var: linear", "- lv vg0/home (its data is lost)"],
+          ["- lv vg0/home (its data is lost)", "~ lv vg0/root: 24MiB instead of 16MiB", "+ lv vg0/var: linear"],
           "the plan")
     holds("--yes" in stderr_of(lab.VOLFS, "apply", definition, t.mnt), "not refused in a pipe")
     with open(t.mnt / "vg0/home", "rb"):

@@ -80,6 +80,10 @@ class Snapshots {
   // EBUSY if NODE is an origin that has snapshots. The caller holds the engine's structure lock.
   Status check_removable(const Node& node) const;
 
+  // For the assembly: REAL is the map NAME-real that holds the table of its origin NAME, which
+  // gets it back when its last snapshot goes.
+  void adopt(const BlockDevice& real) { lowered_.insert(&real); }
+
   // For the assembly: the origin's map shows from now on what the snapshot in STORE does; unless
   // READ_ONLY the merge goes on with start_merges(), to be called once all snapshots are there.
   // DEFINED: the definition has the snapshot. ESTALE: these are not the devices of RECORD.
