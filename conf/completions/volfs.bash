@@ -190,7 +190,8 @@ _volfs() {
       array,*)
         case ${plain[1]} in
           fail|remove|replace) words=$(_volfs_members "${plain[2]}") ;;
-          add|create|assemble) words=$(_volfs_devices "${plain[2]}") ;;
+          add) words=$(_volfs_devices "${plain[2]}" | grep -vxF -e "${plain[2]##*/}" -f <(_volfs_members "${plain[2]}")) ;;
+          create|assemble) words=$(_volfs_devices "${plain[2]}") ;;
         esac ;;
       lv,[3-9]|lv,[1-9][0-9])
         case ${plain[1]} in create|extend) words=$(_volfs_devices "${plain[2]}" image; _volfs_devices "${plain[2]}" array) ;; esac ;;

@@ -36,16 +36,10 @@ Result<json> on_member(const RequestContext& context, const Fields& fields) {
 }
 
 Result<json> add(const RequestContext& context, const Fields& fields) {
-  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
-  VOLFS_TRY_ASSIGN(const std::string name, fields.text("device"));
+  VOLFS_TRY_ASSIGN(const std::string array, fields.text("array"));
+  VOLFS_TRY_ASSIGN(const std::string device, fields.text("device"));
   VOLFS_TRY_ASSIGN(const bool re_add, fields.flag_or("re_add", false));
-  VOLFS_TRY_ASSIGN(auto pin, context.engine.graph().pin(name));
-  BlockDevice& device = pin->shown();
-  if (pin->volume && pin->volume->open_count() > 0)
-    return fail(Error::make(EBUSY, name + " is open"));
-  if (const auto users = context.engine.graph().users(device); !users.empty())
-    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
-  VOLFS_TRY(re_add ? target.array->re_add(device) : target.array->add(device));
+  VOLFS_TRY(context.engine.array_add(array, device, re_add));
   return json();
 }
 

@@ -3,6 +3,7 @@
 #include "volfs/md/array.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
@@ -35,6 +36,15 @@ struct Taken {
   std::vector<BlockDevice*> devices;  // null: missing
 };
 
+// Nobody uses it.
+Status check_free(const Graph& graph, const Node& node) {
+  if (node.volume && node.volume->open_count() > 0)
+    return fail(Error::make(EBUSY, fmt::format("{}: is open", node.name)));
+  if (const auto users = graph.users(node.shown()); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, users.front())));
+  return {};
+}
+
 Result<Taken> take_devices(const Graph& graph, const std::vector<std::string>& names) {
   Taken taken;
   for (const std::string& name : names) {
@@ -44,10 +54,7 @@ Result<Taken> take_devices(const Graph& graph, const std::vector<std::string>& n
     BlockDevice& device = pin->shown();
     if (std::ranges::find(taken.devices, &device) != taken.devices.end())
       return fail_invalid(fmt::format("{}: is given twice", name));
-    if (pin->volume && pin->volume->open_count() > 0)
-      return fail(Error::make(EBUSY, fmt::format("{}: is open", name)));
-    if (const auto users = graph.users(device); !users.empty())
-      return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
+    VOLFS_TRY(check_free(graph, *pin));
     taken.devices.back() = &device;
     taken.pins.push_back(std::move(pin));
   }
@@ -200,6 +207,22 @@ Status Engine::assemble_array(const NewArray& array) {
   node->volume = *volume;
   events_.publish({"array.assembled", array.name, {{"size", size}}});
   return {};
+}
+
+Status Engine::array_add(std::string_view array, std::string_view device, bool re_add) {
+  VOLFS_TRY_ASSIGN(const Graph::Pin target, graph_.pin(array));
+  auto* running = dynamic_cast<md::Array*>(target->device.get());
+  if (!running) return fail(Error::make(ENOTTY, fmt::format("{} is no array", array)));
+  VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(device));
+  // Its superblock would be read and written through the array, which waits for that.
+  if (const auto way = graph_.way_down(*pin, *target); way.size() == 1)
+    return fail(Error::make(ELOOP, fmt::format("{}: cannot be a member of itself", array)));
+  else if (!way.empty())
+    return fail(Error::make(ELOOP, fmt::format("{}: {} stands on the array itself: {}", array,
+                                               device, fmt::join(way, " -> "))));
+  const std::lock_guard one(arrays_);
+  VOLFS_TRY(check_free(graph_, *pin));
+  return re_add ? running->re_add(pin->shown()) : running->add(pin->shown());
 }
 
 Status Engine::array_stop(std::string_view name) {

@@ -169,6 +169,36 @@ std::unordered_map<const Node*, std::vector<std::string>> Graph::all_users() con
   return users;
 }
 
+// What stands directly below, now or once a loaded table takes over.
+std::vector<const Node*> Graph::below_locked(const Node& node) const {
+  std::vector<const Node*> found;
+  node.device->for_each_below([&](BlockDevice& below) {
+    if (const auto known = by_device_.find(&below); known != by_device_.end())
+      found.push_back(known->second);
+  });
+  const auto to_come = names_to_come(node);
+  for (const auto& [name, other] : nodes_)
+    if (std::ranges::count(to_come, other->device->name()) > 0) found.push_back(other.get());
+  return found;
+}
+
+std::vector<std::string> Graph::way_down(const Node& upper, const Node& lower) const {
+  const std::lock_guard lock(mutex_);
+  std::set<const Node*> visited;
+  std::vector<std::string> way;
+  const std::function<bool(const Node&)> leads = [&](const Node& node) {
+    if (!visited.insert(&node).second) return false;
+    way.push_back(node.name);
+    if (&node == &lower) return true;
+    for (const Node* below : below_locked(node))
+      if (leads(*below)) return true;
+    way.pop_back();
+    return false;
+  };
+  leads(upper);
+  return way;
+}
+
 Result<std::unique_ptr<Node>> Graph::take(std::string_view name) {
   const std::lock_guard lock(mutex_);
   const auto it = nodes_.find(name);

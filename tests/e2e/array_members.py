@@ -231,4 +231,34 @@ def test_check_repair_stop_and_assemble_one_after_the_other(t):
         for image in images:
             image.unlink()
 
+
+def test_an_array_takes_nothing_in_that_stands_on_itself(t):
+    create(t, "level: raid1", 4, ["d0", "d1"])
+    mount(t, define(t, "{level: raid1, devices: [d0, d1]}", 4))
+    data = fill(t)
+    sectors = len(data) // 512
+    volfs("map", "create", t.mnt / "on", "--table", f"0 {sectors} linear a 0")
+    volfs("map", "create", t.mnt / "far", "--table", f"0 {sectors} linear on 0")
+    volfs("map", "create", t.mnt / "later", "--table", f"0 {sectors} zero")
+    volfs("map", "load", t.mnt / "later", "--table", f"0 {sectors} linear a 0")
+    volfs("snapshot", "create", t.mnt / "snap", "--origin", "a", "--cow", t.path / "snap.cow")
+
+    def refused(device, what, *options):
+        said = stderr_of(lab.VOLFS, "array", "add", t.mnt / "a", device, *options, "--yes", timeout=60)
+        holds(what in said, said)
+
+    refused("a", "a: cannot be a member of itself")
+    refused("a", "a: cannot be a member of itself", "--re-add")
+    refused("far", "a: far stands on the array itself: far -> on -> a")
+    refused("later", "a: later stands on the array itself: later -> a")
+    refused("snap", "a: snap stands on the array itself: snap -> a")
+    stderr_of(lab.VOLFS, "array", "replace", t.mnt / "a", "d0", "--with", "far", timeout=60)
+    holds("there is a device of that name" in
+          stderr_of(lab.VOLFS, "array", "create", t.mnt / "a", "--level=1", "--raid-devices=2", "far", "d2", "--yes",
+                    timeout=60), "an array over itself")
+    equal((t.mnt / "a").read_bytes(), data, "the array")
+    volfs("array", "add", t.mnt / "a", "d2", "--yes")
+    equal(members(t), {"d0": 0, "d1": 1, "d2": None}, "the members")
+
+
 lab.main(globals())

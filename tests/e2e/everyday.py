@@ -454,6 +454,12 @@ def test_completion_knows_volumes_members_and_images(t):
     t.mount(group)
     equal(complete(t, "volfs", "lv", "merge", f"{mnt}/"), [f"{mnt}/vg0/be-fore"], "what can be merged")
     equal(complete(t, "volfs", "lv", "change", f"{mnt}/vg0/home", "--deltag", ""), ["new", "old-one"], "tags")
+    t.umount()
+    array = t.define("volfs: 1\nimages:\n" + "".join(f"  a{i}: {{path: a{i}.img, size: 4MiB}}\n" for i in range(3)) +
+                     "arrays:\n  nas: {level: raid1, devices: [a0, a1]}\n", "array.yaml")
+    volfs("create", array)
+    t.mount(array)
+    equal(complete(t, "volfs", "array", "add", f"{mnt}/nas", ""), ["a2"], "what can be added to an array")
     if shutil.which("zsh"):
         run("zsh", "-n", pathlib.Path(__file__).resolve().parents[2] / "conf/completions/_volfs")
 

@@ -197,6 +197,9 @@ class Engine {
   Status array_create(const NewArray& array);
   // What is returned is as of image_add().
   Result<std::vector<std::string>> array_assemble(const NewArray& array);
+  // As mdadm's --add and --re-add, of a device of the mount. ENOENT, ENOTTY; EBUSY: it is in use;
+  // ELOOP: it is the array, or stands on it; else what md::Array::add() and re_add() say.
+  Status array_add(std::string_view array, std::string_view device, bool re_add);
   // Takes an array down that nothing uses (EBUSY): it is clean on its members then.
   Status array_stop(std::string_view name);
 

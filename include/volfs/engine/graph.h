@@ -110,11 +110,15 @@ class Graph {
   // The same of every node at once, in the time of one look at each; those without are left out.
   // The nodes are valid while the caller keeps them from being removed.
   std::unordered_map<const Node*, std::vector<std::string>> all_users() const;
+  // The names from UPPER down to LOWER, if UPPER is it or stands on it, with tables that are loaded
+  // and not active yet; else none. Both stay meanwhile.
+  std::vector<std::string> way_down(const Node& upper, const Node& lower) const;
   // All nodes, each after what it stands on.
   std::vector<Node*> nodes() const;
 
  private:
   std::vector<std::string> users_locked(const BlockDevice& device) const;
+  std::vector<const Node*> below_locked(const Node& node) const;
   std::vector<Node*> nodes_locked() const;
   Node* find_locked(std::string_view name) const;
   mutable Mutex mutex_;  // guards all below
