@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "array_options.h"
+#include "owners.h"
 #include "snapshot_parts.h"
 #include "volfs/config/names.h"
 #include "volfs/config/parser.h"
@@ -37,24 +38,27 @@ struct Taken {
 };
 
 // Nobody uses it.
-Status check_free(const Graph& graph, const Node& node) {
+Status check_free(Engine& engine, const Node& node) {
+  const Graph& graph = engine.graph();
   if (node.volume && node.volume->open_count() > 0)
     return fail(Error::make(EBUSY, fmt::format("{}: is open", node.name)));
   if (const auto users = graph.users(node.shown()); !users.empty())
     return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, users.front())));
+  if (const std::string owner = owner_of(engine, node); !owner.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, owner)));
   return {};
 }
 
-Result<Taken> take_devices(const Graph& graph, const std::vector<std::string>& names) {
+Result<Taken> take_devices(Engine& engine, const std::vector<std::string>& names) {
   Taken taken;
   for (const std::string& name : names) {
     taken.devices.push_back(nullptr);
     if (name == missing) continue;
-    VOLFS_TRY_ASSIGN(auto pin, graph.pin(name));
+    VOLFS_TRY_ASSIGN(auto pin, engine.graph().pin(name));
     BlockDevice& device = pin->shown();
     if (std::ranges::find(taken.devices, &device) != taken.devices.end())
       return fail_invalid(fmt::format("{}: is given twice", name));
-    VOLFS_TRY(check_free(graph, *pin));
+    VOLFS_TRY(check_free(engine, *pin));
     taken.devices.back() = &device;
     taken.pins.push_back(std::move(pin));
   }
@@ -152,7 +156,7 @@ Status Engine::array_create(const NewArray& array) {
       return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
   VOLFS_TRY_ASSIGN(const config::Definition definition, as_definition(array));
   {
-    VOLFS_TRY_ASSIGN(const Taken taken, take_devices(graph_, all_names(array)));
+    VOLFS_TRY_ASSIGN(const Taken taken, take_devices(*this, all_names(array)));
     for (BlockDevice* device : taken.devices) {
       if (!device || array.force) continue;
       VOLFS_TRY_ASSIGN(const Contents holds, contents_of(*device));
@@ -183,7 +187,7 @@ Status Engine::assemble_array(const NewArray& array) {
     const std::lock_guard lock(structure_);
     VOLFS_TRY(check_new_name(array.name));
   }
-  VOLFS_TRY_ASSIGN(Taken taken, take_devices(graph_, all_names(array)));
+  VOLFS_TRY_ASSIGN(Taken taken, take_devices(*this, all_names(array)));
   std::erase(taken.devices, nullptr);
   if (taken.devices.empty()) return fail_invalid(array.name + ": no devices; expected its members");
   md::ArrayOptions options;
@@ -221,7 +225,7 @@ Status Engine::array_add(std::string_view array, std::string_view device, bool r
     return fail(Error::make(ELOOP, fmt::format("{}: {} stands on the array itself: {}", array,
                                                device, fmt::join(way, " -> "))));
   const std::lock_guard one(arrays_);
-  VOLFS_TRY(check_free(graph_, *pin));
+  VOLFS_TRY(check_free(*this, *pin));
   return re_add ? running->re_add(pin->shown()) : running->add(pin->shown());
 }
 

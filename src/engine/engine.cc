@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "owners.h"
 #include "volfs/config/names.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
@@ -98,20 +99,37 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
   return PinnedMap(std::move(pin), *mapped);
 }
 
+namespace {
+
 // Builds a table, which may read disks and so must not hold the structure lock: PINS keep what it
 // stands on until the map, which is in the graph then, is known to use it.
-Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
-                          std::vector<Graph::Pin>& pins) {
+Status load_on(const Graph& graph, dm::MappedDevice& map, std::string_view table,
+               const dm::MappedDevice::LoadOptions& options, std::vector<Graph::Pin>& pins,
+               const std::function<Status(const Node&)>& check) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
   const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
-    auto pin = graph_.pin(name);
+    auto pin = graph.pin(name);
     if (!pin) return fail(Error::make(ENXIO, "there is no such device"));
+    VOLFS_TRY(check(**pin));
     pins.push_back(std::move(*pin));
     return &pins.back()->shown();
   };
-  return map.load(
-      rows, resolve,
-      {.read_only = read_only || read_only_, .origins = &origins_, .hold_sync = frozen_});
+  return map.load(rows, resolve, options);
+}
+
+}  // namespace
+
+Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
+                          std::vector<Graph::Pin>& pins) {
+  const bool written = !read_only && !read_only_;
+  const auto check = [&](const Node& node) -> Status {
+    const std::string owner = written ? owner_of(*this, node) : "";
+    if (owner.empty()) return {};
+    return fail(Error::make(
+        EBUSY, fmt::format("in use by {}: only a map that is read-only may look at it", owner)));
+  };
+  return load_on(graph_, map, table,
+                 {.read_only = !written, .origins = &origins_, .hold_sync = frozen_}, pins, check);
 }
 
 namespace {
@@ -173,7 +191,12 @@ Result<std::string> Engine::map_check(std::string_view name, std::string_view ta
           Error::make(EOPNOTSUPP, fmt::format("{}: a table with snapshots cannot be tried", name)));
   std::vector<Graph::Pin> pins;
   dm::MappedDevice trial{std::string(name)};
-  VOLFS_TRY(in(name, load_table(trial, table, read_only, pins)));
+  // Who owns what is below may be another once the table is loaded.
+  VOLFS_TRY(
+      in(name,
+         load_on(graph_, trial, table,
+                 {.read_only = read_only || read_only_, .origins = &origins_, .hold_sync = frozen_},
+                 pins, [](const Node&) { return Status(); })));
   return trial.table(dm::MappedDevice::Which::inactive);
 }
 

@@ -261,4 +261,30 @@ def test_an_array_takes_nothing_in_that_stands_on_itself(t):
     equal(members(t), {"d0": 0, "d1": 1, "d2": None}, "the members")
 
 
+def test_a_live_map_is_only_laid_over_what_another_owns_to_read(t):
+    create(t, "level: raid1", 3, ["d0", "d1"])
+    volfs("create", t.define(f"volfs: 1\nimages:\n  p0: {{path: p0.img, size: {DISK}}}\nvolume_groups:\n"
+                             "  vg0: {physical_volumes: [p0]}\n"))
+    t.file("c.img", 4 * MiB)
+    images = "".join(f"  {name}: {{path: {name}.img}}\n" for name in ("d0", "d1", "d2", "p0", "c"))
+    mount(t, t.define(f"volfs: 1\nimages:\n{images}arrays:\n  a: {{level: raid1, devices: [d0, d1]}}\n"
+                      "volume_groups:\n  vg0: {physical_volumes: [p0]}\nsnapshots:\n  s: {origin: d2, cow: c}\n"))
+    data = fill(t)
+    owners = (("d0", "array 'a'"), ("p0", "volume group 'vg0'"), ("c", "snapshot 's'"))
+    volfs("map", "create", t.mnt / "m", "--table", "0 8 linear d2 0\n8 8 linear a 0")
+    for device, owner in owners:
+        for verb, name in (("create", "x"), ("load", "m")):
+            said = stderr_of(lab.VOLFS, "map", verb, t.mnt / name, "--table", f"0 8 zero\n8 8 linear {device} 0")
+            holds(f"in use by {owner}" in said and "table:2" in said, f"{verb} over {device}: {said}")
+        holds(not (t.mnt / "x").exists(), f"a map over {device}")
+        volfs("map", "create", t.mnt / f"look-{device}", "-r", "--table", f"0 8 linear {device} 0")
+    volfs("map", "load", t.mnt / "look-d0", "-r", "--table", "0 16 linear d0 0")
+    said = stderr_of(lab.VOLFS, "map", "load", t.mnt / "look-d0", "--table", "0 16 linear d0 0")
+    holds("in use by array 'a'" in said, said)
+    volfs("map", "remove", t.mnt / "look-p0")
+    said = stderr_of(lab.VOLFS, "array", "add", t.mnt / "a", "p0", "--yes")
+    holds("p0: in use by volume group 'vg0'" in said, said)
+    equal((t.mnt / "a").read_bytes(), data, "the array")
+
+
 lab.main(globals())

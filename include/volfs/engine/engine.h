@@ -172,7 +172,7 @@ class Engine {
   Result<Contents> contents(std::string_view device);
 
   // Operations on maps, as dmsetup's of the same names. NAME is a map's; ENOENT, ENOTTY for a
-  // device that is none. Any thread; those on one map take turns.
+  // device that is none. Any thread, in turns. EBUSY: TABLE would write to what others own.
   Status map_create(std::string_view name, std::string_view table, const NewMap& options);
   // What dmsetup would print of a table, if it were loaded; nothing is changed. Not for tables with
   // snapshots or origins in them, which only one device may have: EOPNOTSUPP.
