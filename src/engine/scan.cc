@@ -171,6 +171,10 @@ class Scanner {
   // on logical ones: those are the disks of other machines.
   Result<bool> look_at_device(const std::string& name, BlockDevice& device, bool volumes_too) {
     auto member = md::scan(device);
+    // A volume that is to give errors, or an array whose members are cut off, bears no superblock
+    // where it cannot be read; of images that is only believed where nothing is written to them.
+    const bool composed = dynamic_cast<const FileImage*>(&device) == nullptr;
+    if (!member && member.error().code() == EIO && (composed || pad_)) member = std::nullopt;
     if (!member) {
       scan_.remarks.push_back(member.error().text());
       return true;  // whatever else is there belongs to the array

@@ -306,6 +306,38 @@ def test_members_with_a_cut_off_end(t):
     equal(os.stat(images[2]).st_size, 100, "the size of an image")
 
 
+def test_half_of_a_mirror_with_a_cut_off_end_and_a_group_on_it(t):
+    definition = t.define("volfs: 1\nimages:\n  d0: {path: d0.img, size: 32MiB}\n  d1: {path: d1.img, size: 32MiB}\n"
+                          "arrays:\n  m1: {level: raid1, devices: [d0, d1], assume_clean: true}\nvolume_groups:\n"
+                          "  vg0: {physical_volumes: [m1], logical_volumes: {root: {size: 8MiB}, far: {size: 20MiB}}}\n")
+    volfs("create", definition)
+    t.mount(definition)
+    data = t.random.randbytes(8 * MiB)
+    (t.mnt / "vg0/root").open("r+b", buffering=0).write(data)
+    t.umount()
+    os.truncate(t.path / "d0.img", 20 * MiB)
+    report, unchanged = rescue(t, [t.path / "d0.img"])
+    holds(not any("superblock" in each for each in report["found"]["remarks"]), report["found"]["remarks"])
+    equal((t.mnt / "vg0/root").read_bytes(), data, "the volume that is there")
+    volume(report, "vg0/far")
+    t.umount()
+    unchanged()
+
+
+def test_a_volume_that_gives_errors_is_not_told_of_as_no_member(t):
+    definition = t.define("volfs: 1\nimages:\n  p: {path: p.img, size: 32MiB}\nvolume_groups:\n  vg0: {physical_volumes: [p], "
+                          "logical_volumes: {root: {size: 8MiB}, full: {type: snapshot, origin: root, size: 4MiB}}}\n")
+    volfs("create", definition)
+    t.mount(definition)
+    (t.mnt / "vg0/root").open("r+b", buffering=0).write(t.random.randbytes(8 * MiB))
+    with open(t.mnt / "vg0/full", "rb", buffering=0) as file:
+        lab.raises(5, os.pread, file.fileno(), 4096, 4096)
+    t.umount()
+    said = stderr_of(lab.VOLFS, "mount", t.path / "p.img", t.mnt, status=0)
+    t.cleanup.callback(t.take_off, t.mnt)
+    holds("superblock" not in said, f"what is said of a snapshot that is invalid: {said}")
+
+
 def test_a_definition_written_by_a_scan_has_what_was_cut_off(t):
     """`pad` by hand: only where nothing is written."""
     t.file("whole.img", 4 * MiB)
