@@ -278,8 +278,9 @@ Status start_merge(VolumeGroup& group, uint32_t snapshot) {
     for (uint32_t other : next.snapshots_of(*segment.origin))
       if (next.lvs[other].segments[0].merging)
         return fail(Error::make(EBUSY, "a snapshot is already being merged into the origin"));
-    if (segment.count != next.lvs[*segment.origin].extents())
-      return fail_invalid("the origin has another size than the snapshot");
+    // It may have grown since: what is behind the snapshot's end stays as it is.
+    if (segment.count > next.lvs[*segment.origin].extents())
+      return fail_invalid("the origin is smaller than the snapshot");
     segment.merging = true;
     return {};
   });

@@ -278,6 +278,28 @@ def merging(lab):
     return [lv.get("merging") for lv in lab.status()["volume_groups"][0]["logical_volumes"] if lv["name"] == "a"][0]
 
 
+def test_a_snapshot_is_merged_into_an_origin_that_has_grown(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    before = lab.random.randbytes(4 * MiB)
+    (vg / "a").open("r+b", buffering=0).write(before)
+    for name in ("snap", "other"):
+        volfs("lv", "create", vg / name, "-s", "a", "-L", "8")
+    (vg / "a").open("r+b", buffering=0).write(lab.random.randbytes(4 * MiB))
+    volfs("lv", "extend", vg / "a", "-L", "+4")
+    after = lab.random.randbytes(4 * MiB)
+    with open(vg / "a", "r+b", buffering=0) as file:
+        file.seek(4 * MiB)
+        file.write(after)
+    volfs("lv", "merge", vg / "snap")
+    equal((vg / "a").read_bytes(), before + after, "the origin, merged")
+    equal((vg / "other").read_bytes(), before, "the other snapshot")
+    lab.umount()
+    lab.mount(lab.path / "lab.yaml")
+    equal((vg / "a").read_bytes(), before + after, "the origin after a new mount")
+    equal(sorted(os.listdir(vg)), ["a", "other"], "what is left")
+
+
 def test_a_snapshot_is_merged_into_its_origin(lab):
     vg = mounted(lab)
     volfs("lv", "create", vg / "a", "-L", "16")

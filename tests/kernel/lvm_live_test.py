@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Volumes that were made, changed and removed on a mount are the same to lvm2, and the other way round."""
 
+import hashlib
 import os
 import signal
 
@@ -160,6 +161,38 @@ def test_a_merge_goes_on_on_the_other_side(lab):
     found = lvm_lab.in_guest(lab, "vgck vg0; vgchange -q -q -ay vg0; lvs --noheadings -a -o lv_name vg0", ["vg0/root"], ATTACH)
     equal(found["sums"]["vg0/root"], then, "merged by volfs, on Linux")
     holds("before" not in found["output"], f"something is left:\n{found['output']}")
+
+
+DM_TABLES = """
+vgchange -q -q -ay --poll n vg0
+dmsetup table vg0-root
+"""
+
+
+def test_an_origin_that_has_grown_is_merged_into_as_by_linux(lab):
+    path = lab.define(DEFINITION)
+    volfs("create", path)
+    lab.mount(path)
+    then = with_snapshot(lab)
+    old = (lab.mnt / "vg0/root").stat().st_size
+    lv(lab, "extend", "root", "-L", "+8")
+    size = (lab.mnt / "vg0/root").stat().st_size
+    with open(lab.mnt / "vg0/root", "r+b", buffering=0) as file:
+        file.seek(old)
+        file.write(lab.random.randbytes(size - old))
+        file.seek(old)
+        grown = file.read(size - old)
+    lv(lab, "merge", "before", "-b")
+    os.kill(lab.pid(), signal.SIGKILL)
+    volfs("umount", lab.mnt)
+    found = lvm_lab.in_guest(lab, DM_TABLES + MERGE, ["vg0/root"], ATTACH)
+    holds(any(line.startswith(f"0 {size // 512} snapshot-merge ") for line in found["output"].splitlines()),
+          f"what Linux loads:\n{found['output']}")
+    lab.mount(path)
+    merged = (lab.mnt / "vg0/root").read_bytes()
+    equal((device_io.sha256(lab.mnt / "vg0/root"), merged[old:] == grown), (found["sums"]["vg0/root"], True), "merged by Linux")
+    equal(hashlib.sha256(merged[:old]).hexdigest(), then, "what the snapshot had")
+    lab.umount()
 
 
 if __name__ == "__main__":

@@ -470,6 +470,21 @@ TEST_CASE("snapshots are made, merged, renamed and removed with their links") {
   CHECK(lab.group.lvs.empty());
 }
 
+TEST_CASE("a snapshot is merged into an origin that has grown, over all of it") {
+  Lab lab(2);
+  const uint32_t root = lab.linear("root", 5);
+  SnapshotParameters parameters;
+  parameters.name = "snap";
+  parameters.origin = "root";
+  parameters.size = must(parse_size_request("3"));
+  const uint32_t snap = must(create_snapshot(lab.group, parameters, lab.ids, when));
+  must(extend_volume(lab.group, root, 7));
+  CHECK(table_of(lab.activation(), "vg-snap") == "0 10240 snapshot vg-root-real vg-snap-cow P 8");
+  must(start_merge(lab.group, snap));
+  CHECK(table_of(lab.activation(), "vg-root") ==
+        "0 14336 snapshot-merge vg-root-real vg-snap-cow P 8");
+}
+
 TEST_CASE("renaming takes the inner LVs along") {
   Lab lab(3);
   VolumeParameters parameters;
