@@ -104,6 +104,8 @@ Status check_options(const Fields& fields, std::string_view type, uint64_t strip
   const auto refuse = [&](std::string_view what) {
     return fail_invalid(fmt::format("{} cannot be used with segment type {}", what, type));
   };
+  if (type == "mirror")
+    return fail_invalid("volumes of type mirror are not made; expected raid1, which replaced it");
   if (type == "raid1" && fields.has("mirrors") && mirrors == 0)
     return fail_invalid("mirrors must be at least 1 with segment type raid1");
   if (type.starts_with("raid10") && mirrors > 1)

@@ -208,6 +208,11 @@ Result<SizeRequest> parse_size_request(std::string_view text) {
     return fail_invalid(fmt::format(
         "'{}' is no size: expected one like 128MiB, 100%FREE, 50%VG, 10%PVS, 150%LV or 20%ORIGIN",
         text));
+  const bool of_room = share->second == SizeRequest::Of::free ||
+                       share->second == SizeRequest::Of::group ||
+                       share->second == SizeRequest::Of::pvs;
+  if (of_room && *amount > 100)
+    return fail_invalid(fmt::format("'{}' is no size: expected at most 100%{}", text, of));
   out.amount = *amount;
   out.of = share->second;
   return out;

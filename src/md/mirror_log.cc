@@ -124,7 +124,10 @@ Status MirrorLog::State::write_all() {
   header.version = 2;
   header.regions = regions;
   std::memcpy(disk.data(), &header, sizeof header);
-  if (failed) return fail(Error::make(EIO, set.log->name() + ": the mirror log cannot be read"));
+  if (failed)
+    return fail(Error::make(EIO, set.log->name() +
+                                     ": the mirror log cannot be read, and without it nothing "
+                                     "can be written; read-only it can be used"));
   return in("mirror log", set.log->write(0, disk, Fua::yes));
 }
 

@@ -432,6 +432,7 @@ TEST_CASE("shares of the free space and of the group fit") {
   CHECK(must(extents_of(lab.group, must(parse_size_request("5MiB")))) == 5);
   for (const char* bad : {"100%", "x%FREE", "5%PV", "-1", "", "99999999%FREE"})
     CHECK_FALSE(parse_size_request(bad).has_value());
+  CHECK_FALSE(parse_size_request("101%FREE").has_value());
   CHECK_FALSE(extents_of(lab.group, must(parse_size_request("0%FREE"))).has_value());
 }
 
