@@ -24,6 +24,7 @@
 #include "volfs/control/control.h"
 #include "volfs/control/open_users.h"
 #include "volfs/engine/engine.h"
+#include "volfs/engine/scan.h"
 #include "volfs/fuse/server.h"
 #include "volfs/log.h"
 #include "volfs/sync.h"
@@ -280,7 +281,9 @@ int wait_for_launch(pid_t child, int fd) {
 
 int mount_volumes(const MountRequest& request) {
   const auto sources =
-      load_sources(request.sources, request.options.force, request.options.overlay);
+      load_sources(request.sources, {.force = request.options.force,
+                                     .overlay = request.options.overlay,
+                                     .metadata_seqno = request.options.metadata_seqno});
   if (!sources) {
     fmt::print(stderr, "{}", sources.error());
     return exit_usage;

@@ -104,7 +104,7 @@ Sources sources_of(const engine::Scan& scan) {
 }
 
 std::expected<Sources, std::string> load_sources(const std::vector<std::string>& sources,
-                                                 bool force, const std::string& overlay) {
+                                                 const engine::ScanOptions& options) {
   if (sources.size() == 1 && is_definition(sources.front())) {
     auto definition = load_definition(sources.front());
     if (!definition) return std::unexpected(std::move(definition.error()));
@@ -114,7 +114,7 @@ std::expected<Sources, std::string> load_sources(const std::vector<std::string>&
     if (is_definition(source))
       return std::unexpected(fmt::format(
           "volfs: {}: a definition stands alone; expected one definition or images\n", source));
-  auto scan = engine::scan_images(sources, {.force = force, .overlay = overlay});
+  auto scan = engine::scan_images(sources, options);
   if (!scan) return std::unexpected(fmt::format("volfs: {}\n", scan.error().text()));
   for (const std::string& remark : scan->remarks) fmt::print(stderr, "volfs: {}\n", remark);
   for (const engine::FoundArray& array : scan->arrays) {

@@ -11,7 +11,8 @@
 
 namespace volfs::engine {
 struct Scan;
-}
+struct ScanOptions;
+}  // namespace volfs::engine
 
 namespace volfs::cli {
 
@@ -27,10 +28,9 @@ struct Sources {
   std::vector<engine::Unavailable> unavailable;  // arrays that a scan could not assemble
 };
 Sources sources_of(const engine::Scan& scan);
-// The same for what `volfs mount` takes: one definition, or images, which are scanned; with FORCE
-// also for what needs it, and as the overlay in that directory has them. What a scan remarks goes
-// to standard error.
+// The same for what `volfs mount` takes: one definition, or images, which are scanned with those
+// OPTIONS. What a scan remarks goes to standard error.
 std::expected<Sources, std::string> load_sources(const std::vector<std::string>& sources,
-                                                 bool force, const std::string& overlay);
+                                                 const engine::ScanOptions& options);
 
 }  // namespace volfs::cli

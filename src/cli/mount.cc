@@ -120,6 +120,12 @@ void add_mount(CLI::App& app, Session& session) {
     for (const std::string& text : arguments->options)
       if (auto parsed = parse_mount_options(text, request.options); !parsed)
         return session.fail(parsed.error(), exit_usage);
+    // mount(8) gives its helper rw, whether asked to or not.
+    if (request.options.metadata_seqno && request.options.read_only == false)
+      return session.fail(
+          "mount options 'rw' and 'metadata=' exclude each other: older metadata is shown "
+          "read-only",
+          exit_usage);
     if (arguments->rescue) {
       for (const std::string& source : request.sources)
         if (is_definition(source))

@@ -2,6 +2,7 @@
 #include "scan_text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -141,10 +142,14 @@ void print_array(const engine::FoundArray& array) {
   if (!array.problem.empty()) fmt::print("  not assembled: {}\n", array.problem);
 }
 
-size_t all_pvs(const engine::Scan& scan, const config::VolumeGroup& group) {
-  const auto known = scan.physical_volumes.find(group.name.value);
-  const size_t there = group.physical_volumes.size();
-  return known == scan.physical_volumes.end() ? there : std::max(known->second, there);
+// The devices of a group but those that are copies of one another.
+std::vector<std::string> pvs_there(const config::VolumeGroup& group,
+                                   const engine::Scan::PhysicalVolumes& pvs) {
+  std::vector<std::string> there;
+  for (const config::PhysicalVolume& pv : group.physical_volumes)
+    if (std::ranges::find(pvs.doubles, pv.device.value) == pvs.doubles.end())
+      there.push_back(pv.device.value);
+  return there;
 }
 
 }  // namespace
@@ -152,11 +157,15 @@ size_t all_pvs(const engine::Scan& scan, const config::VolumeGroup& group) {
 void print_scan(const engine::Scan& scan) {
   for (const engine::FoundArray& array : scan.arrays) print_array(array);
   for (const config::VolumeGroup& group : scan.definition.volume_groups) {
-    const size_t there = group.physical_volumes.size(), all = all_pvs(scan, group);
-    fmt::print("volume group '{}': {} of {} physical volumes:", group.name.value, there, all);
-    for (const config::PhysicalVolume& pv : group.physical_volumes)
-      fmt::print(" {}", pv.device.value);
-    fmt::print("{}\n", there < all ? fmt::format("; {} missing", all - there) : "");
+    const engine::Scan::PhysicalVolumes& pvs = scan.physical_volumes.at(group.name.value);
+    const auto there = pvs_there(group, pvs);
+    fmt::print("volume group '{}': {} of {} physical volumes{}", group.name.value, there.size(),
+               pvs.all, there.empty() ? "" : ": ");
+    fmt::print("{}{}{}\n", fmt::join(there, " "),
+               pvs.missing != 0 ? fmt::format("; {} missing", pvs.missing) : "",
+               pvs.doubles.empty()
+                   ? ""
+                   : fmt::format("; on several devices: {}", fmt::join(pvs.doubles, " ")));
   }
   for (const std::string& remark : scan.remarks) fmt::print("{}\n", remark);
   if (scan.definition.volume_groups.empty() && scan.arrays.empty() && scan.remarks.empty())
@@ -207,11 +216,12 @@ json scan_json(const engine::Scan& scan) {
   }
   for (const engine::FoundArray& array : scan.arrays) arrays.push_back(array_json(array));
   for (const config::VolumeGroup& group : scan.definition.volume_groups) {
-    json pvs = json::array();
-    for (const config::PhysicalVolume& pv : group.physical_volumes) pvs.push_back(pv.device.value);
-    groups.push_back({{"name", group.name.value},
-                      {"missing_physical_volumes", all_pvs(scan, group) - pvs.size()},
-                      {"physical_volumes", std::move(pvs)}});
+    const engine::Scan::PhysicalVolumes& pvs = scan.physical_volumes.at(group.name.value);
+    json entry{{"name", group.name.value},
+               {"missing_physical_volumes", pvs.missing},
+               {"physical_volumes", pvs_there(group, pvs)}};
+    if (!pvs.doubles.empty()) entry["doubled_physical_volumes"] = pvs.doubles;
+    groups.push_back(std::move(entry));
   }
   return {{"images", std::move(images)},
           {"arrays", std::move(arrays)},

@@ -2,6 +2,7 @@
 // Volume groups: what lvm2's metadata on the physical volumes describes, as the tables that lvm2
 // would load.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <map>
 #include <set>
@@ -56,7 +57,8 @@ void Assembler::build(const config::VolumeGroup& group) {
   }
   if (options_.metadata_seqno) return build_older(group, found);
   const lvm::Assembly assembly = lvm::assemble(found);
-  for (const std::string& warning : assembly.warnings) warn(warning);
+  if (!definition_.scanned)  // else the scan has told them
+    for (const std::string& warning : assembly.warnings) warn(warning);
   for (const lvm::FoundGroup& candidate : assembly.groups)
     if (candidate.shown_name == group.name.value) return activate(group, candidate, found);
   std::string names;
@@ -69,7 +71,7 @@ void Assembler::build(const config::VolumeGroup& group) {
 // As an older copy of the metadata has it; the first that is found.
 void Assembler::build_older(const config::VolumeGroup& group,
                             const std::vector<lvm::PvInfo>& found) {
-  std::string kept;
+  std::set<uint32_t> kept;
   for (size_t i = 0; i < found.size(); ++i)
     for (const lvm::MetadataArea& area : found[i].areas) {
       const Node* node = engine_->graph().find(found[i].device);
@@ -77,7 +79,7 @@ void Assembler::build_older(const config::VolumeGroup& group,
       if (!copies) continue;
       for (const lvm::MetadataCopy& copy : *copies) {
         if (copy.group != group.name.value) continue;
-        kept += fmt::format("{}{}", kept.empty() ? "" : ", ", copy.seqno);
+        kept.insert(copy.seqno);
         if (copy.seqno != *options_.metadata_seqno) continue;
         if (auto older = lvm::assemble_as(found, copy)) return activate(group, *older, found);
       }
@@ -85,20 +87,23 @@ void Assembler::build_older(const config::VolumeGroup& group,
   report(group.name.at,
          fmt::format("there is no metadata of '{}' with number {} on its physical volumes{}",
                      group.name.value, *options_.metadata_seqno,
-                     kept.empty() ? "" : "; found " + kept));
+                     kept.empty() ? "" : fmt::format("; found {}", fmt::join(kept, ", "))));
 }
 
 void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
                          const std::vector<lvm::PvInfo>& found) {
   for (const std::string& warning : found_group.warnings)
-    warn(fmt::format("{}: {}", group.name.value, warning));
+    if (!definition_.scanned || warning != found_group.doubled_reason)
+      warn(fmt::format("{}: {}", group.name.value, warning));
   VolumeGroup::Setup setup{.name = found_group.shown_name,
                            .model = found_group.group,
                            .pv_devices = found_group.device_names(found),
                            .mode = mode_of(group.activation.value),
                            .wanted_read_only = group.readonly.value,
-                           .read_only = engine_->read_only() || group.readonly.value,
+                           .read_only = engine_->read_only() || group.readonly.value ||
+                                        !found_group.doubled_reason.empty(),
                            .unchangeable = found_group.read_only_reason,
+                           .doubled = found_group.doubled_reason,
                            .hidden = options_.hidden || definition_.expose.hidden.value,
                            .inactive = {},
                            .unseen = {},
@@ -107,8 +112,11 @@ void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup
   engine_->add_group(std::make_shared<VolumeGroup>(*engine_, std::move(setup)));
   VolumeGroup& active = *engine_->volume_groups().back();
   if (auto shown = active.activate(); !shown) report(group.name.at, shown.error().text());
+  if (found_group.group.exported())
+    warn(fmt::format("{}: not available: {}", group.name.value, lvm::exported_reason));
   for (const Unavailable& each : active.unavailable())
-    warn(fmt::format("{}: not available: {}", each.path, each.reason));
+    if (each.reason != lvm::exported_reason)
+      warn(fmt::format("{}: not available: {}", each.path, each.reason));
   if (options_.metadata_seqno) return;  // what the definition lists is of another time
   for (const config::LogicalVolume& volume : group.logical_volumes)
     if (!found_group.group.find_lv(volume.name.value))

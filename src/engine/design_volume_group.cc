@@ -132,6 +132,9 @@ class Designer {
                   const std::vector<size_t>& device_of) {
     design_.new_group = false;
     design_.group = candidate.group;
+    if (!candidate.doubled_reason.empty())
+      return refuse(wanted_.name.at,
+                    fmt::format("{}: {}", wanted_.name.value, candidate.doubled_reason));
     std::vector<bool> used(devices_.size());
     for (size_t i = 0; i < candidate.pvs.size(); ++i) {
       if (!candidate.pvs[i] || candidate.group.pvs[i].marked_missing())

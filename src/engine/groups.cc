@@ -135,17 +135,19 @@ Status Engine::join_group(const lvm::FoundGroup& found, const std::vector<lvm::P
     return fail(Error::make(EEXIST, fmt::format("{}: there is another group of that name", name)));
   for (const std::string& warning : found.warnings) log_warning("{}: {}", name, warning);
   auto group = std::make_shared<VolumeGroup>(
-      *this, VolumeGroup::Setup{.name = name,
-                                .model = found.group,
-                                .pv_devices = found.device_names(pvs),
-                                .mode = options.mode,
-                                .wanted_read_only = options.read_only,
-                                .read_only = read_only_ || options.read_only,
-                                .unchangeable = found.read_only_reason,
-                                .hidden = shows_hidden_,
-                                .inactive = options.inactive,
-                                .unseen = options.hidden,
-                                .own_modes = {}});
+      *this, VolumeGroup::Setup{
+                 .name = name,
+                 .model = found.group,
+                 .pv_devices = found.device_names(pvs),
+                 .mode = options.mode,
+                 .wanted_read_only = options.read_only,
+                 .read_only = read_only_ || options.read_only || !found.doubled_reason.empty(),
+                 .unchangeable = found.read_only_reason,
+                 .doubled = found.doubled_reason,
+                 .hidden = shows_hidden_,
+                 .inactive = options.inactive,
+                 .unseen = options.hidden,
+                 .own_modes = {}});
   if (auto shown = group->activate(); !shown) {
     if (auto left = group->leave(); !left) log_error("{}", left.error().text());
     return shown;

@@ -28,6 +28,7 @@ AssembleOptions looking(const ScanOptions& options) {
   o.force = options.force;
   o.quiet = true;
   o.overlay = options.overlay;
+  o.metadata_seqno = options.metadata_seqno;
   return o;
 }
 
@@ -47,7 +48,7 @@ class Scanner {
   Result<Scan> run() {
     assembler_.begin();
     for (const std::string& path : paths_) VOLFS_TRY(look_at(path));
-    while (build_next()) look_at_volumes();
+    while (build_next() || build_older_group()) look_at_volumes();
     separate_names();
     return scan_;
   }
@@ -355,15 +356,50 @@ class Scanner {
     return false;
   }
 
+  // A group whose newest metadata cannot be read, as the copy that is asked for describes it.
+  bool build_older_group() {
+    if (!assemble_options_.metadata_seqno) return false;
+    for (const size_t pv : lvm::assemble(physical_volumes_).unused) {
+      const Node* node = assembler_.engine().graph().find(physical_volumes_[pv].device);
+      for (const lvm::MetadataArea& area : physical_volumes_[pv].areas) {
+        const auto copies = lvm::list_copies(*node->device, area);
+        if (!copies) continue;
+        for (const lvm::MetadataCopy& copy : *copies) {
+          if (copy.seqno != *assemble_options_.metadata_seqno) continue;
+          const auto older = lvm::assemble_as(physical_volumes_, copy);
+          if (!older || !built_groups_.insert(copy.group).second) continue;
+          add_group(*older);
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+
   void add_group(const lvm::FoundGroup& found) {
+    if (!found.doubled_reason.empty())
+      scan_.remarks.push_back(fmt::format("{}: {}", found.group.name, found.doubled_reason));
+    // Of whole copies none can be taken.
+    if (std::ranges::none_of(found.pvs, [](const auto& pv) { return !!pv; })) return;
     config::VolumeGroup group;
     group.name.value = found.group.name;
-    scan_.physical_volumes[found.group.name] = found.pvs.size();
-    for (const auto& pv : found.pvs) {
-      if (!pv) continue;
+    Scan::PhysicalVolumes& pvs = scan_.physical_volumes[found.group.name];
+    pvs.all = found.pvs.size();
+    const auto add = [&](size_t pv) {
       config::PhysicalVolume described;
-      described.device.value = physical_volumes_[*pv].device;
+      described.device.value = physical_volumes_[pv].device;
       group.physical_volumes.push_back(std::move(described));
+    };
+    for (const auto& pv : found.pvs) {
+      if (pv)
+        add(*pv);
+      else
+        pvs.missing++;
+    }
+    // Given, too, so that who assembles the definition knows what is so.
+    for (const size_t pv : found.doubles) {
+      add(pv);
+      pvs.doubles.push_back(physical_volumes_[pv].device);
     }
     auto& groups = scan_.definition.volume_groups;
     groups.push_back(std::move(group));
@@ -410,6 +446,8 @@ class Scanner {
     const auto update = [&](config::Text& use) {
       if (use.value == old) use.value = name.value;
     };
+    for (auto& [group, pvs] : scan_.physical_volumes)
+      std::ranges::replace(pvs.doubles, old, name.value);
     for (CutImage& cut : scan_.cut_off)
       if (cut.name == old) cut.name = name.value;
     for (config::Array& array : scan_.definition.arrays)

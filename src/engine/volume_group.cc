@@ -155,6 +155,8 @@ Status VolumeGroup::show(const lvm::ActivationPlan& plan, const lvm::VolumeGroup
 }
 
 Status VolumeGroup::check_changeable() const {
+  if (!setup_.doubled.empty())
+    return fail(Error::make(EROFS, fmt::format("{}: {}", setup_.name, setup_.doubled)));
   if (setup_.read_only) return fail(Error::make(EROFS, setup_.name + ": it is mounted read-only"));
   if (!setup_.unchangeable.empty())
     return fail_invalid(fmt::format("{}: {}", setup_.name, setup_.unchangeable));
@@ -408,6 +410,8 @@ std::vector<std::string> VolumeGroup::devices() const {
 
 Status VolumeGroup::add_pv(uint32_t pv, std::string_view device) {
   const Turn turn(*this);
+  if (!setup_.doubled.empty())
+    return fail(Error::make(EEXIST, fmt::format("{}: {}", setup_.name, setup_.doubled)));
   if (left_ || pvs_[pv])
     return fail(Error::make(EEXIST, fmt::format("{}: it has that PV already", setup_.name)));
   VOLFS_TRY_ASSIGN(Graph::Pin pin, engine_.graph().pin(device));

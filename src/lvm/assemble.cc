@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <unordered_map>
@@ -39,7 +40,10 @@ class Assembler {
     out.group = group;
     out.shown_name = group.name;
     for (const PhysicalVolume& pv : group.pvs) out.pvs.push_back(find_pv(out, pv));
-    if (!group.problems.empty())
+    tell_doubles(out);
+    if (!out.doubled_reason.empty())
+      out.read_only_reason = out.doubled_reason;
+    else if (!group.problems.empty())
       out.read_only_reason = group.problems.front();
     else if (group.exported())
       out.read_only_reason = "the volume group is exported";
@@ -127,13 +131,38 @@ class Assembler {
       out.warnings.push_back(fmt::format("{}: the device is smaller than its PV", info.device));
     if (devices->second.size() == 1) return devices->second.front();
     if (out.group.pvs.size() == 1) return devices->second.front();  // see split_clones
-    std::string names;
-    for (size_t i : devices->second) names += (names.empty() ? "" : " and ") + found_[i].device;
-    out.warnings.push_back(fmt::format(
-        "PV {} is on {}: it is taken as missing, because which belongs to the others cannot be "
-        "told; give one of them",
-        pv.id.dashed(), names));
+    std::ranges::copy(devices->second, std::back_inserter(out.doubles));
     return std::nullopt;
+  }
+
+  std::string devices_of(const PhysicalVolume& pv) const {
+    std::string names;
+    for (size_t i : by_id_.at(pv.id)) names += (names.empty() ? "" : " and ") + found_[i].device;
+    return names;
+  }
+
+  void tell_doubles(FoundGroup& out) const {
+    if (out.doubles.empty()) return;
+    std::vector<std::string> texts;
+    std::string all;
+    for (size_t i = 0; i < out.pvs.size(); i++) {
+      const PhysicalVolume& pv = out.group.pvs[i];
+      if (out.pvs[i] || !by_id_.contains(pv.id)) continue;
+      const std::string names = devices_of(pv);
+      all += (all.empty() ? "" : ", ") + names;
+      texts.push_back(fmt::format(
+          "PV {} is on {}: it is taken as missing, because which belongs to the others cannot be "
+          "told; give one of them",
+          pv.id.dashed(), names));
+    }
+    if (texts.size() == out.pvs.size())
+      texts = {
+          fmt::format("each of its PVs is on several devices ({}), which are copies of one "
+                      "group: which of them belong together cannot be told; give those of one "
+                      "copy, or list those of each in a definition as a group of its own",
+                      all)};
+    out.doubled_reason = texts.front();
+    out.warnings.insert(out.warnings.begin(), texts.begin(), texts.end());
   }
 
   // Each copy of a group of one PV is a group of its own.

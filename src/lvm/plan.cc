@@ -148,6 +148,7 @@ void Planner::collect_missing(uint32_t lv, std::vector<uint8_t>& seen,
         if (area.kind == Area::Kind::lv) collect_missing(area.index, seen, pvs);
       }
     if (segment.log) collect_missing(*segment.log, seen, pvs);
+    for (uint32_t other : segment.mentions) collect_missing(other, seen, pvs);
   }
   for (uint32_t link : snapshots_[lv])
     collect_missing(*group_.lvs[link].segments[0].cow, seen, pvs);
@@ -214,13 +215,20 @@ void Planner::decide(uint32_t lv, PlannedVolume& volume) {
     return;
   }
   if (!described.problem.empty()) return refuse(described.problem);
-  if (!options_.exported && group_.exported())
-    return refuse("the volume group is exported (vgimport makes it usable)");
+  if (!options_.exported && group_.exported()) return refuse(std::string(exported_reason));
   if (!options_.skipped && has(described.flags, "ACTIVATION_SKIP"))
     return refuse("it is marked to be skipped by activation");
   if (!volume.visible && !options_.hidden) return refuse("it is an inner LV that nothing uses");
   volume.reason.clear();
   if (partial_[lv] != 0) {
+    // No mode helps those.
+    const auto unknown = std::ranges::find_if(
+        described.segments, [](const Segment& each) { return each.known_type() == nullptr; });
+    if (unknown != described.segments.end())
+      return refuse(
+          fmt::format("{}: {}; {}", described.name, unknown->unsupported, missing_pvs(lv)));
+    // A store with holes cannot be read at all.
+    if (cow_link_[lv] && !all_data_there(lv, 0)) return refuse(missing_pvs(lv));
     const RaidKind* kind = raid_of(described);
     const bool image = is_image_of_raid(group_, lv);
     const std::optional<ActivationMode> own =
@@ -234,8 +242,6 @@ void Planner::decide(uint32_t lv, PlannedVolume& volume) {
     }
     volume.reason = missing_pvs(lv);
     volume.state = all_data_there(lv, 0) ? VolumeState::degraded : VolumeState::partial;
-    // A store with holes cannot be read at all.
-    if (cow_link_[lv] && !all_data_there(lv, 0)) return refuse(missing_pvs(lv));
   }
   auto made = device(lv);
   if (!made) return refuse(made.error().text());

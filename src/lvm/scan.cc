@@ -98,13 +98,16 @@ Result<std::optional<PvInfo>> scan(BlockDevice& device) {
 
 Result<std::vector<MetadataCopy>> list_copies(BlockDevice& device, const MetadataArea& area) {
   std::vector<MetadataCopy> copies;
-  if (!area.problem.empty()) return copies;
-  const uint64_t size = std::min(area.size - area_header_size, most_ring_read);
+  // Where the header is damaged, the label still says where the ring is.
+  const uint64_t area_size = area.problem.empty() ? area.size : area.where.size;
+  if (!range_within(area.where.offset, area_size, device.size()) || area_size <= area_header_size)
+    return copies;
+  const uint64_t size = std::min(area_size - area_header_size, most_ring_read);
   std::string ring(size, '\0');
   VOLFS_TRY(read_bytes(device, area.where.offset + area_header_size,
                        std::as_writable_bytes(std::span(ring))));
   // Once more behind itself, so that a text that wraps stands in one piece.
-  const bool whole = size == area.size - area_header_size;
+  const bool whole = size == area_size - area_header_size;
   if (whole) ring += ring;
   constexpr std::string_view mark = " {\nid = \"";
   for (size_t at = ring.find(mark); at != ring.npos; at = ring.find(mark, at + 1)) {

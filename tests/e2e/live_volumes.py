@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 
@@ -44,6 +45,13 @@ def table(lab):
 
 def size(path):
     return os.stat(path).st_size
+
+
+def output(*command):
+    """The exit status of a command, and all that it says."""
+    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=300)
+    return done.returncode, done.stdout
 
 
 def refused(*words):
@@ -481,6 +489,60 @@ def test_an_older_copy_of_the_metadata_undeletes(lab):
         image.write(b"x")
     text = volfs("inspect", images[0])
     holds("DAMAGED" in text and "LVM physical volume" in text, text)
+    holds("seqno 2 of vg0" in text, "the copies in the ring of a damaged header")
+    # So on all: what inspect lists is mounted as well.
+    for image in images[1:]:
+        with open(image, "r+b") as file:
+            file.seek(4096 + 100)
+            file.write(b"x")
+    said = stderr_of(VOLFS, "mount", *images, lab.mnt, status=2)
+    equal(said.count("d0.img: metadata area"), 1, said)
+    lab.mount(*images, options=["metadata=2"])
+    equal(os.listdir(vg), ["lost"])
+    equal((vg / "lost").read_bytes() == content, True, "with damaged headers")
+    lab.umount()
+    holds("exclude each other" in stderr_of(VOLFS, "mount", *images, lab.mnt, "-o", "rw,metadata=2", status=2), "rw")
+
+
+def test_copies_of_physical_volumes_are_not_mixed(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4", "d0")
+    volfs("lv", "create", vg / "b", "-L", "4", "d1")
+    lab.umount()
+    images, copies = [lab.path / name for name in IMAGES], [lab.path / f"x{name}" for name in IMAGES]
+    for image, copy in zip(images, copies):
+        shutil.copy(image, copy)
+    before = [sha256(image) for image in images + copies]
+
+    text = f"is on {images[0].name} and {copies[0].name}: it is taken as missing"
+    scan = volfs("scan", *images, copies[0])
+    holds(text in scan and f"1 missing; on several devices: {images[0].name} {copies[0].name}" in scan, scan)
+    status, said = output(VOLFS, "mount", *images, copies[0], lab.mnt, "-o", "rw")
+    equal((status, said.count(text)), (0, 1), said)
+    equal(os.listdir(vg), ["b"])
+    lab_module.raises(30, open, vg / "b", "r+b")  # EROFS
+    said = stderr_of(VOLFS, "lv", "create", vg / "new", "-L", "1")
+    holds(text in said, said)
+    lab.umount()
+
+    for command in (["scan", *images, *copies], ["mount", *images, *copies, lab.mnt]):
+        said = output(VOLFS, *command)[1]
+        equal(said.count("each of its PVs is on several devices (" + f"{images[0].name} and {copies[0].name}"), 1, said)
+        holds("0 of" not in said, said)
+    equal([sha256(image) for image in images + copies], before, "the images")
+
+    # A definition says which belong together.
+    listed = "".join(f"  c{i}: {copy.name}\n" for i, copy in enumerate(copies))
+    listed += "".join(f"  d{i}: {image.name}\n" for i, image in enumerate(images))
+    names = [", ".join(f"{letter}{i}" for i in range(len(images))) for letter in "dc"]
+    head = f"volfs: 1\nimages:\n{listed}volume_groups:\n"
+    path = lab.define(head + f"  vg0: {{physical_volumes: [{names[0]}]}}\n")
+    lab.mount(path)
+    equal(sorted(os.listdir(vg)), ["a", "b"])
+    lab.umount()
+    both = head + f"  vg0: {{physical_volumes: [{names[0]}]}}\n  vg1: {{physical_volumes: [{names[1]}]}}\n"
+    said = stderr_of(VOLFS, "mount", lab.define(both), lab.mnt)
+    holds("there is no volume group 'vg1' on its physical volumes; found vg0" in said, said)
 
 
 RAID = """

@@ -60,8 +60,12 @@ struct CutImage {
 struct Scan {
   config::Definition definition;   // paths absolute, places not given
   std::vector<FoundArray> arrays;  // those that cannot be assembled, too: not in the definition
-  // How many a volume group has, by its name: those that were not found, too.
-  std::map<std::string, size_t> physical_volumes;
+  struct PhysicalVolumes {
+    size_t all = 0;                    // those that were not found, too
+    size_t missing = 0;                // those on several devices, too
+    std::vector<std::string> doubles;  // the devices of the latter
+  };
+  std::map<std::string, PhysicalVolumes> physical_volumes;  // by the volume group's name
   std::vector<CutImage> cut_off;
   std::vector<std::string> remarks;  // for people: what was found and is not part of it
 };
@@ -69,6 +73,8 @@ struct Scan {
 struct ScanOptions {
   bool force = false;   // assemble what needs force
   std::string overlay;  // look at the images as this overlay has them, if it is there
+  // Look for volume groups whose newest metadata cannot be read in its older copies of this number.
+  std::optional<uint32_t> metadata_seqno = {};
   // Give images that are cut off the size that what is on them had; else members of arrays are left
   // out, as md does.
   bool pad = false;

@@ -43,9 +43,11 @@ class VolumeGroup {
     lvm::VolumeGroup model;               // as it is on the disks
     std::vector<std::string> pv_devices;  // of the PVs in order: names in the graph; "": missing
     lvm::ActivationMode mode = lvm::ActivationMode::degraded;
-    bool wanted_read_only = false;   // by the definition
-    bool read_only = false;          // nothing is written
-    std::string unchangeable;        // why the metadata must not be written; "": it may
+    bool wanted_read_only = false;  // by the definition
+    bool read_only = false;         // nothing is written
+    std::string unchangeable;       // why the metadata must not be written; "": it may
+    // Why the volumes must not be written either, and no PV joins: it has PVs on several devices.
+    std::string doubled;
     bool hidden = false;             // show inner volumes, too
     std::set<std::string> inactive;  // names of volumes that have no device
     std::set<std::string> unseen;    // of those that have one, and no file unless HIDDEN

@@ -24,6 +24,10 @@ struct FoundGroup {
   std::vector<std::string> warnings;
   // Why it must not be written, if it must not ("" if it may).
   std::string read_only_reason;
+  // Why not even its volumes may be written, as lvm2 would not activate them: PVs that are on
+  // several devices each ("" if there are none). They count as missing.
+  std::string doubled_reason;
+  std::vector<size_t> doubles;  // the devices of those PVs, indices as in pvs
 
   // For activation_plan(): the PVs' devices as PvInfo names them.
   std::vector<std::string> device_names(std::span<const PvInfo> found) const;

@@ -79,7 +79,7 @@ Result<std::optional<PvInfo>> scan(BlockDevice& device);
 MetadataArea read_area(BlockDevice& device, DiskArea where);
 
 // Every text in the ring that is whole, oldest first. Texts that are partly overwritten do not
-// count. Reads at most 64 MiB of the area.
+// count. Reads at most 64 MiB of the area. Also where the area's header is damaged.
 Result<std::vector<MetadataCopy>> list_copies(BlockDevice& device, const MetadataArea& area);
 
 }  // namespace volfs::lvm

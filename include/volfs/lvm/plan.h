@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "volfs/error.h"
@@ -46,6 +47,10 @@ enum class VolumeState : uint8_t {
   inactive,     // not wanted
 };
 const char* to_string(VolumeState state);
+
+// Of all volumes of a group that is exported.
+inline constexpr std::string_view exported_reason =
+    "the volume group is exported (vgimport makes it usable)";
 
 struct PlannedVolume {
   uint32_t lv = 0;  // index into lvs

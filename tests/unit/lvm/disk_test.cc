@@ -201,6 +201,22 @@ TEST_CASE("every text in a ring that wrapped is listed") {
   CHECK_FALSE(older->read_only_reason.empty());
 }
 
+TEST_CASE("the texts in a ring are listed although the header of its area is damaged") {
+  auto device = disk("ring.0.bytes", "x");
+  const auto before = list_copies(*device, scanned(*device).areas[0]);
+  const uint64_t at = scanned(*device).areas[0].where.offset;
+  device->poke(at + 100, std::array{std::byte{'x'}});
+  const PvInfo info = scanned(*device);
+  CHECK(info.areas[0].problem.starts_with("wrong checksum"));
+  const auto copies = list_copies(*device, info.areas[0]);
+  REQUIRE(copies.has_value());
+  REQUIRE(copies->size() == before->size());
+  for (size_t i = 0; i < copies->size(); i++) {
+    CHECK((*copies)[i].text == (*before)[i].text);
+    CHECK_FALSE((*copies)[i].committed);
+  }
+}
+
 TEST_CASE("PVs become groups whatever their order, and missing ones are told") {
   auto first = disk("ring.0.bytes", "a"), second = disk("ring.1.bytes", "b");
   auto third = disk("ring.2.bytes", "c"), fourth = disk("ring.3.bytes", "d");
@@ -228,6 +244,34 @@ TEST_CASE("copies of PVs are never mixed") {
   REQUIRE(assembly.groups.size() == 1);
   CHECK(assembly.groups[0].device_names(found) == std::vector<std::string>{"", "b", "", ""});
   CHECK(assembly.groups[0].warnings.front().find("is on a and a2") != std::string::npos);
+}
+
+TEST_CASE(
+    "a group with a PV on two devices is not written, and of two whole copies none is mixed") {
+  std::vector<std::unique_ptr<MemoryDevice>> devices;
+  std::vector<PvInfo> found;
+  for (const char* name : {"ring.0.bytes", "ring.1.bytes", "ring.2.bytes", "ring.3.bytes"})
+    for (const char* copy : {"", "x"}) {
+      devices.push_back(disk(name, fmt::format("{}{}", std::string(name).substr(0, 6), copy)));
+      found.push_back(scanned(*devices.back()));
+    }
+  Assembly assembly = assemble(found);
+  REQUIRE(assembly.groups.size() == 1);
+  CHECK(assembly.groups[0].device_names(found) == std::vector<std::string>(4));
+  CHECK(assembly.groups[0].doubles.size() == 8);
+  REQUIRE(assembly.groups[0].warnings.size() == 1);
+  CHECK(assembly.groups[0].warnings[0].starts_with(
+      "each of its PVs is on several devices (ring.0 and ring.0x, ring.1 and ring.1x, "));
+
+  for (const size_t last : {7, 5, 3}) found.erase(found.begin() + static_cast<ptrdiff_t>(last));
+  assembly = assemble(found);
+  REQUIRE(assembly.groups.size() == 1);
+  const FoundGroup& group = assembly.groups[0];
+  CHECK(group.device_names(found) == std::vector<std::string>{"", "ring.1", "ring.2", "ring.3"});
+  CHECK(group.doubles == std::vector<size_t>{0, 1});
+  CHECK(group.doubled_reason.find("is on ring.0 and ring.0x: it is taken as missing") !=
+        std::string::npos);
+  CHECK(group.read_only_reason == group.doubled_reason);
 }
 
 TEST_CASE("two groups of one name are both shown") {

@@ -156,6 +156,17 @@ TEST_CASE("kinds that are not worked with are said so") {
         "vgu-pool_tdata");
 }
 
+TEST_CASE(
+    "what is not worked with and misses PVs says both, and no mode is recommended that helps not") {
+  const VolumeGroup group = group_of("unsupported");
+  const ActivationPlan plan = activation_plan(group, std::vector<std::string>(group.pvs.size()));
+  for (const char* name : {"thin", "pool", "slow"}) {
+    const std::string& reason = volume(plan, name).reason;
+    CHECK_MESSAGE(reason.find("is not supported; missing PV ") != std::string::npos, reason);
+    CHECK_MESSAGE(reason.find("activation mode") == std::string::npos, reason);
+  }
+}
+
 TEST_CASE("an exported group is shown only on demand") {
   const VolumeGroup group = group_of("exported");
   CHECK(activation_plan(group, devices_of(group)).devices.empty());
