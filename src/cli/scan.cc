@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // volfs scan: tells what is on images, and writes a definition of it.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +14,19 @@
 #include "volfs/engine/scan.h"
 
 namespace volfs::cli {
+namespace {
+
+// One that cannot be opened is told, and keeps nobody from what is on the others.
+void leave_out_unreadable(Session& session, std::vector<std::string>& images) {
+  std::erase_if(images, [&](const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) session.fail(Error::sys(errno, path));
+    if (fd >= 0) close(fd);
+    return fd < 0;
+  });
+}
+
+}  // namespace
 
 void add_scan(CLI::App& app, Session& session) {
   struct Arguments {
@@ -27,6 +43,8 @@ void add_scan(CLI::App& app, Session& session) {
                "  volfs scan sda.img sdb.img\n"
                "  volfs scan sda.img sdb.img --yaml > found.yaml\n");
   command->callback([arguments, &session] {
+    if (!session.json) leave_out_unreadable(session, arguments->images);
+    if (arguments->images.empty()) return;
     // As `volfs mount` does; but in a definition what is cut off has a place.
     const auto scan = engine::scan_images(
         arguments->images, {.force = arguments->force, .pad = arguments->yaml && !session.json});

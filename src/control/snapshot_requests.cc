@@ -66,7 +66,7 @@ Result<json> wait_snapshot(const RequestContext& context, const Fields& fields) 
 constexpr std::array snapshot_rows{
     RequestType{
         "snapshot.create",
-        "snapshot:name,origin:name,store:text?,size:number?,chunk_size:number?,overflow:flag?",
+        "snapshot:name,origin:name,store:path?,size:number?,chunk_size:number?,overflow:flag?",
         create_snapshot},
     RequestType{"snapshot.remove", "snapshot:name", remove_snapshot},
     RequestType{"snapshot.merge", "snapshot:name", merge},

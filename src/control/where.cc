@@ -34,7 +34,7 @@ Result<json> where(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const uint64_t offset, fields.number("offset"));
   VOLFS_TRY_ASSIGN(const uint64_t length, fields.number_or("length", 1));
   const auto volume = context.engine.catalog().find(path);
-  if (!volume) return fail_sys(ENOENT, path);
+  if (!volume) return fail(Error::make(ENOENT, path + ": there is no such volume"));
   const Opened open = opened(*volume);
   if (!open) return fail_sys(ENOENT, path);
   if (!range_within(offset, length, volume->size()))

@@ -236,7 +236,9 @@ Status remove_volume(VolumeGroup& group, uint32_t lv, bool with_snapshots) {
     }
     const auto snapshots = next.snapshots_of(lv);
     if (!snapshots.empty() && !with_snapshots)
-      return fail(Error::make(EBUSY, fmt::format("it has {} snapshots", snapshots.size())));
+      return fail(Error::make(EBUSY, snapshots.size() == 1
+                                         ? "it has a snapshot"
+                                         : fmt::format("it has {} snapshots", snapshots.size())));
     for (uint32_t link : snapshots) {
       gone.push_back(link);
       collect_inner(next, *next.lvs[link].segments[0].cow, gone);

@@ -104,7 +104,7 @@ def test_what_is_malformed_is_refused_with_its_place(t):
             ("vg.activate", {"vg": "vg"}, "ENOENT", "vg", "no volume group 'vg'"),
             ("vg.activate", {"vg": "vg", "activation": "some"}, "EINVAL", "vg", "expected complete, degraded or partial"),
             ("vg.activate", {"vg": "vg", "devices": ["disk9"]}, "ENOENT", "vg", "disk9"),
-            ("snapshot.remove", {"snapshot": "data"}, "ENOTTY", "data", "not a snapshot but map"),
+            ("snapshot.remove", {"snapshot": "data"}, "ENOTTY", "data", "not a snapshot but a map"),
             ("snapshot.merge", {"snapshot": "data"}, "ENOTTY", "data", "not a snapshot"),
             ("snapshot.status", {"snapshot": "disk0"}, "ENOTTY", "disk0", "not a snapshot"),
             ("array.stop", {"array": "data"}, "ENOTTY", "data", "not an array but a map"),

@@ -378,6 +378,10 @@ def test_scan_tells_what_is_cut_off_and_writes_a_definition_that_check_takes(t):
     holds(f"b_and_c__copy_.img: cut off: its file ends at byte {12 * MiB + 77}," in told, told)
     holds("volume group 'vg': 2 of 2 physical volumes: a.img b_and_c__copy_.img\n" in told, told)
     holds("volume group 'vg': 1 of 2 physical volumes: a.img; 1 missing\n" in volfs("scan", images[0]), "one missing")
+    # One that is not there hides nothing of the others.
+    told = subprocess.run([lab.VOLFS, "scan", images[0], t.path / "none.img"], capture_output=True, text=True)
+    equal((told.returncode, told.stdout), (1, volfs("scan", images[0])), "beside one that is not there")
+    holds("none.img: No such file" in told.stderr, told.stderr)
     found = t.define(volfs("scan", "--yaml", *images), "found.yaml")
     holds("pad: 16MiB" in found.read_text(), found.read_text())
     holds("vg/wide" in volfs("check", found), "the definition is not taken")
