@@ -25,12 +25,6 @@ constexpr const char* mdadm = "which is so on the disks: that takes mdadm, or ma
 constexpr const char* pvmove = "which is so on the disks: that takes lvm2 (pvmove)";
 constexpr const char* lvm2 = "which is so on the disks: that takes lvm2, or making it anew";
 
-std::set<std::string> texts_of(const std::vector<config::Text>& tags) {
-  std::set<std::string> all;
-  for (const config::Text& tag : tags) all.insert(tag.value);
-  return all;
-}
-
 class FixedDifferences {
  public:
   FixedDifferences(const config::Definition& definition, const json& status)
@@ -293,6 +287,12 @@ class FixedDifferences {
 };
 
 }  // namespace
+
+std::set<std::string> texts_of(const std::vector<config::Text>& tags) {
+  std::set<std::string> all;
+  for (const config::Text& tag : tags) all.insert(tag.value);
+  return all;
+}
 
 std::vector<std::string> fixed_differences(const config::Definition& definition,
                                            const json& status) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "apply_fixed.h"
 #include "apply_planner.h"
 #include "volfs/units.h"
 
@@ -12,12 +13,6 @@ namespace volfs::cli {
 namespace {
 
 using nlohmann::json;
-
-std::set<std::string> texts_of(const std::vector<config::Text>& list) {
-  std::set<std::string> texts;
-  for (const config::Text& each : list) texts.insert(each.value);
-  return texts;
-}
 
 std::string listed(const std::set<std::string>& words) {
   return words.empty() ? "none" : fmt::format("{}", fmt::join(words, ", "));
