@@ -130,7 +130,7 @@ class HealthFinder {
     if (const auto* array = dynamic_cast<const md::Array*>(node.device.get()))
       return worse(node.health, array->status().state);
     const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
-    if (const auto raid = map ? map->array_status() : std::nullopt)
+    if (const auto raid = map ? map->array_status() : nullptr)
       return worse(node.health, raid->state);
     if (node.kind != engine::Kind::image && map && lost_snapshot(map->status()))
       return Health::failed;

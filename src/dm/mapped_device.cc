@@ -12,7 +12,6 @@
 #include "table.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
-#include "volfs/md/array.h"
 #include "volfs/units.h"
 
 namespace volfs::dm {
@@ -351,9 +350,9 @@ std::vector<std::string> MappedDevice::deps(Which which) const {
   return names;
 }
 
-std::optional<md::ArrayStatus> MappedDevice::array_status() const {
+std::shared_ptr<const md::ArrayStatus> MappedDevice::array_status() const {
   const Pinned table(*this, Which::active);
-  if (!table || table->targets().size() != 1) return std::nullopt;
+  if (!table || table->targets().size() != 1) return nullptr;
   return table->targets().front()->array_status();
 }
 

@@ -3,18 +3,12 @@
 
 #include <fmt/format.h>
 
-#include "volfs/md/array.h"
-
 namespace volfs::dm {
 
 Target::Target(const TargetType& type, const TargetContext& context)
     : BlockDevice(std::string(type.name), context.length, {}, context.read_only),
       type_(type),
       start_(context.start) {}
-
-std::optional<md::ArrayStatus> Target::array_status() const {
-  return std::nullopt;
-}
 
 Result<std::string> Target::message(Args args) {
   return fail_invalid(

@@ -95,7 +95,7 @@ Look look_at(Engine& engine) {
       look.arrays.emplace(node.name, array->status());
     else if (const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get())) {
       look.maps.emplace(node.name, map->status());
-      if (auto raid = map->array_status()) look.arrays.emplace(node.name, std::move(*raid));
+      if (const auto raid = map->array_status()) look.arrays.emplace(node.name, *raid);
     }
   });
   return look;

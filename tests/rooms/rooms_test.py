@@ -59,7 +59,7 @@ class Checks(unittest.TestCase):
         found = self.complaints({"src/dm/table.cc": '#include "tabel.h"\n'})
         self.assertEqual(found, ['src/dm/table.cc:1: "tabel.h" is not found'])
 
-    def test_only_the_raid_target_of_dm_includes_md(self):
+    def test_only_the_raid_and_mirror_targets_of_dm_include_md(self):
         files = {"include/volfs/md/array.h": "", "src/dm/targets/raid.cc": '#include "volfs/md/array.h"\n'}
         self.assertEqual(self.complaints(files), [])
         files["src/dm/targets/linear.cc"] = files["src/dm/targets/raid.cc"]

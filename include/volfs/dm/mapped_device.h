@@ -95,7 +95,7 @@ class MappedDevice final : public BlockDevice {
   // The devices that a table uses, each once, in the order of the table (dmsetup deps).
   std::vector<std::string> deps(Which which = Which::active) const;
   // Of a device that is one raid its array's state.
-  std::optional<md::ArrayStatus> array_status() const;
+  std::shared_ptr<const md::ArrayStatus> array_status() const;
   // Carries out a message for the target of the active table at SECTOR. Returns what the target
   // answers, mostly nothing. EINVAL for an unknown message or a sector outside, ENXIO without a
   // table.

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -84,7 +83,7 @@ class Target : public BlockDevice {
 
   // Of a raid: its array's state, the last one while it is suspended; of another nothing. Any
   // thread.
-  virtual std::optional<md::ArrayStatus> array_status() const;
+  virtual std::shared_ptr<const md::ArrayStatus> array_status() const { return nullptr; }
   // Carries out a message, already split; ARGS is not empty. What it returns is printed by
   // `dmsetup message`. EINVAL for what it does not know. Any thread.
   virtual Result<std::string> message(Args args);

@@ -21,8 +21,8 @@ std::shared_ptr<md::Array> ArrayTarget::running() const {
   return array_;
 }
 
-std::optional<md::ArrayStatus> ArrayTarget::array_status() const {
-  if (const auto array = running()) return array->status();
+std::shared_ptr<const md::ArrayStatus> ArrayTarget::array_status() const {
+  if (const auto array = running()) return std::make_shared<md::ArrayStatus>(array->status());
   const std::lock_guard lock(mutex_);
   return last_;
 }
@@ -44,7 +44,7 @@ void ArrayTarget::postsuspend() {
   if (!array_) return;
   if (auto stopped = array_->stop(); !stopped)
     log_error("{}: {}", options_.name, stopped.error().text());
-  md::ArrayStatus last = array_->status();
+  auto last = std::make_shared<md::ArrayStatus>(array_->status());
   const std::lock_guard lock(mutex_);
   last_ = std::move(last);
   array_.reset();

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 
 #include "volfs/dm/target.h"
 #include "volfs/md/array.h"
@@ -17,7 +16,7 @@ class ArrayTarget : public Target {
   Status preresume() override;
   void postsuspend() override;
   bool flush_is_plain() const override { return false; }
-  std::optional<md::ArrayStatus> array_status() const override;
+  std::shared_ptr<const md::ArrayStatus> array_status() const override;
 
  protected:
   ArrayTarget(const TargetType& type, const TargetContext& context);
@@ -38,7 +37,7 @@ class ArrayTarget : public Target {
 
   mutable Mutex mutex_;  // guards what follows; I/O only is where array_ does not change
   std::shared_ptr<md::Array> array_;
-  std::optional<md::ArrayStatus> last_;  // when it was suspended
+  std::shared_ptr<const md::ArrayStatus> last_;  // when it was suspended
 };
 
 }  // namespace volfs::dm

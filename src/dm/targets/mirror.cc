@@ -130,7 +130,8 @@ std::string MirrorTarget::table_params() const {
 
 // As mirror_status: `2 a b 16/16 1 AA 3 disk log A`.
 std::string MirrorTarget::status_params() const {
-  const md::ArrayStatus status = array_status().value_or(md::ArrayStatus());
+  const auto known = array_status();
+  const md::ArrayStatus status = known ? *known : md::ArrayStatus();
   std::shared_ptr<md::MirrorLog> log;
   {
     const std::lock_guard lock(log_mutex_);

@@ -285,7 +285,8 @@ std::string RaidTarget::table_params() const {
 
 // As raid_status and rs_get_progress: `raid5_ls 3 AAA 8192/8192 idle 0 0 -`.
 std::string RaidTarget::status_params() const {
-  const md::ArrayStatus status = array_status().value_or(md::ArrayStatus());
+  const auto known = array_status();
+  const md::ArrayStatus status = known ? *known : md::ArrayStatus();
   const bool idle = status.sync.action == md::SyncAction::idle;
   const uint64_t total = type_.level == 0 ? status.member_size : status.sync_size;
   const uint64_t done = std::min(idle ? status.resynced : status.sync.position, total);

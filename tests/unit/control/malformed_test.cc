@@ -200,7 +200,7 @@ const Wrong all[] = {
     {R"({"request":"map.table","map":"../data"})"sv, "ENOENT", "../data",
      "../data: no such device"},
     {R"({"request":"where","volume":"disk0","offset":0})"sv, "ENOENT", "disk0",
-     "disk0: No such file or directory"},
+     "disk0: there is no such volume"},
     {R"({"request":"array.check","array":"data"})"sv, "ENOTTY", "data", "data is no array"},
     {R"({"request":"array.check","array":"md0"})"sv, "ENOENT", "md0", "md0: no such device"},
     {R"({"request":"map.rename","map":"data","to":"other"})"sv, "EEXIST", "data",
