@@ -19,6 +19,7 @@
 #include "volfs/engine/engine.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
+#include "words.h"
 
 namespace volfs::engine {
 namespace {
@@ -234,10 +235,8 @@ Status Engine::array_stop(std::string_view name) {
   {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::array)
-      return fail(Error::make(
-          ENOTTY, fmt::format("{}: not an array but {} {}", name,
-                              pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
-                              to_string(pin->kind))));
+      return fail(
+          Error::make(ENOTTY, fmt::format("{}: not an array but {}", name, one_of(pin->kind))));
     VOLFS_TRY(pin->device->flush());
   }
   Gone gone;

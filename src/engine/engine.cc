@@ -15,6 +15,7 @@
 #include "volfs/log.h"
 #include "volfs/md/array.h"
 #include "watcher.h"
+#include "words.h"
 
 namespace volfs::engine {
 
@@ -92,10 +93,7 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
   VOLFS_TRY_ASSIGN(Graph::Pin pin, graph_.pin(name));
   auto* mapped = dynamic_cast<dm::MappedDevice*>(pin->device.get());
   if (!mapped || pin->kind != Kind::map)
-    return fail(Error::make(
-        ENOTTY, fmt::format("{}: not a map but {} {}", name,
-                            pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
-                            to_string(pin->kind))));
+    return fail(Error::make(ENOTTY, fmt::format("{}: not a map but {}", name, one_of(pin->kind))));
   return PinnedMap(std::move(pin), *mapped);
 }
 

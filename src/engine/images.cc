@@ -10,6 +10,7 @@
 
 #include "volfs/config/names.h"
 #include "volfs/engine/engine.h"
+#include "words.h"
 
 namespace volfs::engine {
 namespace {
@@ -69,10 +70,8 @@ Status Engine::image_remove(std::string_view name) {
   {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::image)
-      return fail(Error::make(
-          ENOTTY, fmt::format("{}: not an image but {} {}", name,
-                              pin->kind == Kind::map || pin->kind == Kind::snapshot ? "a" : "an",
-                              to_string(pin->kind))));
+      return fail(
+          Error::make(ENOTTY, fmt::format("{}: not an image but {}", name, one_of(pin->kind))));
     if (const auto users = graph_.users(*pin->device); !users.empty())
       return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
     for (const auto& group : volume_groups())

@@ -20,6 +20,7 @@
 #include "volfs/engine/overlay.h"
 #include "volfs/log.h"
 #include "volfs/units.h"
+#include "words.h"
 
 namespace volfs::engine {
 std::string SnapshotNode::path() const {
@@ -38,9 +39,8 @@ Result<SnapshotNode> find_snapshot(const Graph& graph, std::string_view name) {
   found.map = map_of(*found.node);
   const dm::TableRow row = found.map ? first_row(*found.map) : dm::TableRow{};
   if (found.node->kind != Kind::snapshot || row.type != "snapshot" || row.args.size() < 4)
-    return fail(Error::make(ENOTTY, fmt::format("{}: not a snapshot but {} {}", name,
-                                                found.node->kind == Kind::map ? "a" : "an",
-                                                to_string(found.node->kind))));
+    return fail(Error::make(
+        ENOTTY, fmt::format("{}: not a snapshot but {}", name, one_of(found.node->kind))));
   found.map->for_each_below([&](BlockDevice& below) {
     (found.below.origin ? found.below.store : found.below.origin) = &below;
   });

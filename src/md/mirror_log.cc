@@ -44,18 +44,15 @@ Status check_mirror_set(const MirrorSet& set) {
     return fail_invalid(fmt::format(
         "the region size is {} bytes, expected a power of two from {} to the mirror's size",
         set.region_size, 2 * sector_size));
-  if (div_round_up(set.size, set.region_size) > most_mirror_regions)
-    return fail_invalid(fmt::format("the mirror has {} regions, expected at most {}",
-                                    div_round_up(set.size, set.region_size), most_mirror_regions));
+  if (set.regions() > most_mirror_regions)
+    return fail_invalid(fmt::format("the mirror has {} regions, expected at most {}", set.regions(),
+                                    most_mirror_regions));
   return {};
 }
 
 struct MirrorLog::State {
   State(const MirrorSet& s, std::string n)
-      : set(s),
-        name(std::move(n)),
-        regions(div_round_up(s.size, s.region_size)),
-        disk(mirror_log_size(regions)) {}
+      : set(s), name(std::move(n)), regions(s.regions()), disk(mirror_log_size(regions)) {}
 
   std::byte& byte(uint64_t number) { return disk[bits_place + number]; }
   Status read();
@@ -175,7 +172,7 @@ std::vector<std::byte> MirrorLog::State::shown(uint32_t slot) {
   MemberMetadata leg;
   ArrayMetadata& array = leg.array;
   array.version = SuperblockVersion::dm_raid;
-  array.geometry = {1, 0, static_cast<uint32_t>(set.legs.size()), 0};
+  array.geometry = set.geometry();
   array.member_size = set.size;
   array.events = 1;
   for (uint32_t i = 0; i < set.legs.size(); ++i) array.roles.push_back(static_cast<uint16_t>(i));
@@ -248,16 +245,12 @@ Result<std::unique_ptr<MirrorLog>> MirrorLog::open(const MirrorSet& set, const s
 RaidSet MirrorLog::raid_set() const {
   const MirrorSet& set = state_->set;
   RaidSet out;
-  out.geometry = {1, 0, static_cast<uint32_t>(set.legs.size()), 0};
+  out.geometry = set.geometry();
   out.size = set.size;
   out.led = true;
   for (size_t slot = 0; slot < set.legs.size(); ++slot)
     out.members.push_back({metadata_[slot].get(), set.legs[slot].device, false, false});
   return out;
-}
-
-uint64_t MirrorLog::regions() const {
-  return state_->regions;
 }
 
 uint64_t MirrorLog::clean_regions() const {

@@ -156,12 +156,16 @@ def test_members_that_are_out_of_date(lab):
     linux_agrees(lab, FEW, found["sums"], "recovered by volfs")
 
 
-def test_linux_recovers_what_volfs_wrote_without(lab):
+def write_without_the_first_disk(lab):
     make_disks(lab)
     in_guest(lab, "\n".join([create(FEW), scribble(FEW, 0), SETTLED]), FEW)
     mount(lab, DISKS[1:])
     for seed, name in enumerate(FEW, SEED):
         device_io.scribble(lab.mnt / "vg0" / name, seed, 40)
+
+
+def test_linux_recovers_what_volfs_wrote_without(lab):
+    write_without_the_first_disk(lab)
     equal(raid_status(lab, "raid5_ls")[2], "DAAA", "the health of a set without its first member")
     sums = sums_here(lab, FEW)
     lab.umount()
@@ -253,11 +257,7 @@ def test_sets_that_volfs_makes(lab):
 
 def test_a_disk_that_joins_a_running_group(lab):
     """Written to without it; it joins, is recovered and scrubbed, and Linux finds all whole."""
-    make_disks(lab)
-    in_guest(lab, "\n".join([create(FEW), scribble(FEW, 0), SETTLED]), FEW)
-    mount(lab, DISKS[1:])
-    for seed, name in enumerate(FEW, SEED):
-        device_io.scribble(lab.mnt / "vg0" / name, seed, 40)
+    write_without_the_first_disk(lab)
     sums = sums_here(lab, FEW)
     volfs("image", "add", lab.mnt, DISKS[0], lab.path / DISKS[0])
     in_sync(lab, FEW)

@@ -16,7 +16,9 @@
 
 #include "volfs/block_device.h"
 #include "volfs/error.h"
+#include "volfs/md/layout.h"
 #include "volfs/md/raid_set.h"
+#include "volfs/units.h"
 
 namespace volfs::md {
 
@@ -31,6 +33,10 @@ struct MirrorSet {
   BlockDevice* log = nullptr;  // null: the log is in memory, and nothing is in sync at the start
   bool nosync = false;         // of what the log does not say all counts as in sync
   std::vector<MirrorLeg> legs;
+
+  Geometry geometry() const { return {1, 0, static_cast<uint32_t>(legs.size()), 0}; }
+  // The region size is not 0.
+  uint64_t regions() const { return div_round_up(size, region_size); }
 };
 
 inline constexpr uint64_t most_mirror_regions = 1 << 24;
@@ -54,8 +60,7 @@ class MirrorLog {
 
   // For assemble_raid_set(). Its metadata devices are the log's, and live as long.
   RaidSet raid_set() const;
-  uint64_t regions() const;
-  // Of these, those that are the same on all legs and are not being written. Any thread.
+  // Regions that are the same on all legs and are not being written. Any thread.
   uint64_t clean_regions() const;
   bool log_failed() const;  // it could not be read or written
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// mirror core <1 or 2> <region sectors> [sync|nosync] <legs> (<device> <start sector>)...
-// [<features>] mirror disk <2 or 3> <log device> <region sectors> [sync|nosync] <legs> ... The
-// mirror of lvm2's older days, and of pvmove. Arguments, table and status are those of Linux's
-// drivers/md/dm-raid1.c and dm-log.c. Of its features, handle_errors and keep_log, nothing depends:
+// mirror core <1 or 2> <region sectors> [sync|nosync] <legs> (<device> <start sector>)... [...]
+// mirror disk <2 or 3> <log device> <region sectors> [sync|nosync] <legs> (<device> ...)... [...]
+//
+// The mirror of lvm2's older days, and of pvmove. Arguments, table and status are those of Linux's
+// drivers/md/dm-raid1.c and dm-log.c. Nothing depends on its features, handle_errors and keep_log:
 // a leg that fails is always left out, and no write counts that the log cannot tell of.
 #include <fmt/format.h>
 
@@ -79,10 +80,6 @@ Result<MirrorArgs> read_mirror_args(Args args) {
   return out;
 }
 
-md::Geometry mirror_geometry(const md::MirrorSet& set) {
-  return {1, 0, static_cast<uint32_t>(set.legs.size()), 0};
-}
-
 class MirrorTarget final : public ArrayTarget {
  public:
   MirrorTarget(const TargetContext& context, const MirrorArgs& args, md::MirrorSet set)
@@ -93,21 +90,18 @@ class MirrorTarget final : public ArrayTarget {
         set_(std::move(set)) {
     std::vector<BlockDevice*> devices;
     for (const md::MirrorLeg& leg : set_.legs) devices.push_back(leg.device);
-    set_limits(md::array_limits(mirror_geometry(set_), devices));
+    set_limits(md::array_limits(set_.geometry(), devices));
   }
 
   std::string table_params() const override;
   std::string status_params() const override;
   void for_each_range(const VisitRange& visit) const override {
-    if (set_.log) visit(*set_.log, 0, log_size());
+    if (set_.log) visit(*set_.log, 0, md::mirror_log_size(set_.regions()));
     for (const md::MirrorLeg& leg : set_.legs) visit(*leg.device, leg.offset, size());
   }
 
  private:
   Result<std::shared_ptr<md::Array>> assemble(const md::ArrayOptions& options) override;
-  uint64_t log_size() const {
-    return md::mirror_log_size(div_round_up(set_.size, set_.region_size));
-  }
 
   const std::string sync_;
   const bool handle_errors_, keep_log_;
@@ -137,7 +131,6 @@ std::string MirrorTarget::status_params() const {
     const std::lock_guard lock(log_mutex_);
     log = log_;
   }
-  const uint64_t regions = div_round_up(set_.size, set_.region_size);
   std::string health(set_.legs.size(), 'A');
   for (const md::MemberStatus& member : status.members)
     if (member.slot && member.state == md::MemberState::faulty) health[*member.slot] = 'D';
@@ -145,10 +138,10 @@ std::string MirrorTarget::status_params() const {
   const bool whole = log && status.resynced == md::all_in_sync &&
                      status.sync.action == md::SyncAction::idle &&
                      status.state == md::ArrayState::active;
-  const uint64_t in_sync = whole ? regions : log ? std::min(log->clean_regions(), regions) : 0;
+  const uint64_t in_sync = whole ? set_.regions() : log ? log->clean_regions() : 0;
   std::string out = fmt::format("{}", set_.legs.size());
   for (const md::MirrorLeg& leg : set_.legs) out += ' ' + device_word(*leg.device);
-  out += fmt::format(" {}/{} 1 {} ", in_sync, regions, health);
+  out += fmt::format(" {}/{} 1 {} ", in_sync, set_.regions(), health);
   if (!set_.log) return out + "1 core";
   return out +
          fmt::format("3 disk {} {}", device_word(*set_.log), log && log->log_failed() ? 'D' : 'A');

@@ -41,6 +41,13 @@ struct MirrorLab : Lab {
     while (map.status().find(until) == std::string::npos)
       map.wait_event(map.info().event_nr, now() + std::chrono::milliseconds(20));
   }
+  // In sync, and nothing dirty in the log.
+  void start(dm::MappedDevice& map) {
+    REQUIRE(set(map, disk_row) == "");
+    settle(map);
+    REQUIRE(map.suspend());
+    REQUIRE(map.resume());
+  }
   // Goes on from what the devices hold now, as if the power had gone.
   void crash(dm::MappedDevice& map, MirrorLab& after) const {
     after.left_disk.copy_from(left_disk);
@@ -81,10 +88,7 @@ TEST_CASE("a new mirror takes over what its first leg holds, and its log says so
 TEST_CASE("a region is dirty in the log before it is written, and clean after a stop") {
   MirrorLab lab;
   dm::MappedDevice map("map");
-  REQUIRE(lab.set(map, disk_row) == "");
-  lab.settle(map);
-  REQUIRE(map.suspend());
-  REQUIRE(map.resume());
+  lab.start(map);
   const auto bytes = random_bytes(lab.random, 3 * sector_size);
   REQUIRE(map.write(2 * region - sector_size, bytes));
   REQUIRE(map.write(8 * region, bytes));
@@ -98,10 +102,7 @@ TEST_CASE("a region is dirty in the log before it is written, and clean after a 
 TEST_CASE("after a crash the regions that were being written are those of the first leg") {
   MirrorLab lab, after;
   dm::MappedDevice map("map"), next("map");
-  REQUIRE(lab.set(map, disk_row) == "");
-  lab.settle(map);
-  REQUIRE(map.suspend());
-  REQUIRE(map.resume());
+  lab.start(map);
   REQUIRE(map.write(3 * region, random_bytes(lab.random, sector_size)));
   lab.crash(map, after);
   // The power went between the legs; and what the log calls clean is not looked at.
@@ -120,10 +121,7 @@ TEST_CASE("after a crash the regions that were being written are those of the fi
 TEST_CASE("the second leg fails: the log remembers what it missed") {
   MirrorLab lab;
   dm::MappedDevice map("map");
-  REQUIRE(lab.set(map, disk_row) == "");
-  lab.settle(map);
-  REQUIRE(map.suspend());
-  REQUIRE(map.resume());
+  lab.start(map);
   lab.right.vanish(true);
   const auto bytes = random_bytes(lab.random, region);
   REQUIRE(map.write(4 * region, bytes));
@@ -143,10 +141,7 @@ TEST_CASE("what may differ is read from the first leg only, the rest from any") 
     CAPTURE(read_only);
     MirrorLab lab, after;
     dm::MappedDevice map("map"), next("map");
-    REQUIRE(lab.set(map, disk_row) == "");
-    lab.settle(map);
-    REQUIRE(map.suspend());
-    REQUIRE(map.resume());
+    lab.start(map);
     REQUIRE(map.write(3 * region, random_bytes(lab.random, sector_size)));
     lab.crash(map, after);
     after.left.add({.op = FaultOp::read, .error = EIO});
@@ -166,10 +161,7 @@ TEST_CASE("without its first leg or its log a mirror takes no writes") {
     CAPTURE(log_too);
     MirrorLab lab;
     dm::MappedDevice map("map");
-    REQUIRE(lab.set(map, disk_row) == "");
-    lab.settle(map);
-    REQUIRE(map.suspend());
-    REQUIRE(map.resume());
+    lab.start(map);
     const auto before = lab.on_right();
     (log_too ? lab.log : lab.left).vanish(true);
     const auto written = map.write(0, random_bytes(lab.random, region));
@@ -187,10 +179,7 @@ TEST_CASE("without its first leg or its log a mirror takes no writes") {
 TEST_CASE("a log that has no room is written when there is some") {
   MirrorLab lab;
   dm::MappedDevice map("map");
-  REQUIRE(lab.set(map, disk_row) == "");
-  lab.settle(map);
-  REQUIRE(map.suspend());
-  REQUIRE(map.resume());
+  lab.start(map);
   lab.log.add({.op = FaultOp::write, .times = 2, .error = ENOSPC});
   const auto bytes = random_bytes(lab.random, region);
   const auto written = map.write(region, bytes);
