@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "volfs/md/superblock.h"
@@ -47,7 +46,7 @@ std::string why_fresher(const MemberMetadata& freshest, const MemberMetadata& ot
 // One of the members that are given, and whether it is left out.
 struct GivenMember {
   const MemberMetadata& superblock;
-  std::string_view name;
+  std::string name;
   bool left_out = false;
 };
 // A line for each of the EMPTY slots that the freshest superblock gives to a device that is not
