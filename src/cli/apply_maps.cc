@@ -66,7 +66,13 @@ void Planner::try_table(const config::Map& map) {
   for (const config::Text& device : map.devices)
     if (changing_.contains(device.value) || !running_.contains(device.value)) return;
   const auto tried = check_(map.name.value, map.table());
-  if (!tried && tried.error().code() != EOPNOTSUPP && tried.error().code() != ENXIO)
+  if (tried || tried.error().code() == EOPNOTSUPP || tried.error().code() == ENXIO) return;
+  // Who has it now may go before.
+  const auto in_other_hands = [&](const config::Text& device) {
+    const auto users = running_[device.value]->value("users", std::vector<std::string>());
+    return std::ranges::any_of(users, [&](const auto& user) { return !wanted_.contains(user); });
+  };
+  if (tried.error().code() != EBUSY || std::ranges::none_of(map.devices, in_other_hands))
     problem(fmt::format("map {}", tried.error().text()));
 }
 

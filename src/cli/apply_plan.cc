@@ -3,6 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
 #include "apply_fixed.h"
 #include "apply_planner.h"
 #include "volfs/backing/file_identity.h"
@@ -39,7 +43,10 @@ Planner::Planner(const config::Definition& definition, const std::string& direct
     origins_.insert(snapshot.origin.value);
     known_.insert(snapshot.name.value);
     known_.insert(snapshot.name.value + "-cow");
+    wanted_.insert(snapshot.name.value);
   }
+  for (const config::Array& array : definition.arrays) wanted_.insert(array.name.value);
+  for (const config::Map& map : definition.maps) wanted_.insert(map.name.value);
 }
 
 ApplyPlan Planner::run() {
@@ -63,9 +70,14 @@ ApplyPlan Planner::run() {
     }
   }
   for (std::string& text : fixed_differences(definition_, status_)) problem(std::move(text));
+  std::vector<ApplyStep> kept = std::exchange(plan_.steps, {});
   note_leaving();
+  first_ = std::exchange(plan_.steps, {});
   // What is on top goes first.
   for (auto name = order_.rbegin(); name != order_.rend(); ++name) pass(*name);
+  std::vector<ApplyStep> after = std::exchange(plan_.steps, std::move(first_));
+  std::ranges::move(kept, std::back_inserter(plan_.steps));
+  std::ranges::move(after, std::back_inserter(plan_.steps));
   for (ApplyStep& each : last_) plan_last(std::move(each));
   return std::move(plan_);
 }
@@ -134,20 +146,34 @@ void Planner::plan(const config::Image& image) {
 void Planner::pass(const std::string& name) {
   const auto at = running_.find(name);
   if (at == running_.end() || !passed_.insert(name).second) return;
-  for (const auto& user : at->second->value("users", std::vector<std::string>())) pass(user);
+  bool holds = false;  // whether something stays on it, if only until that has another table
+  const auto above = [&](const std::string& user) {
+    pass(user);
+    holds |= holding_.contains(user);
+  };
+  for (const auto& user : at->second->value("users", std::vector<std::string>())) above(user);
   // A group has all its devices, whether volumes lie on them or not.
-  for (const auto& [group, left] : leaving_)
+  for (const auto& [group, leaving] : leaving_)
     if (is_pv_of(name, group))
       for (const auto& [each, device] : running_)
-        if (device->value("kind", "") == "lv") pass(each);
-  plan_removal(name);
+        if (device->value("kind", "") == "lv") above(each);
+  std::vector<ApplyStep> earlier = std::exchange(plan_.steps, {});
+  plan_removal(name, holds);
+  if (holds) holding_.insert(name);
+  std::vector<ApplyStep>& into = holds ? earlier : first_;
+  std::ranges::move(plan_.steps, std::back_inserter(into));
+  plan_.steps = std::move(earlier);
 }
 
-void Planner::plan_removal(const std::string& name) {
+void Planner::plan_removal(const std::string& name, bool& holds) {
   const json& device = *running_.at(name);
   const std::string kind = device.value("kind", "");
-  if (kind == "lv") return plan_leaving(device);
-  if (known_.contains(name) || device.value("internal", false)) return;
+  if (kind == "lv") return plan_leaving(device, holds);
+  if (known_.contains(name)) {
+    holds = true;
+    return;
+  }
+  if (device.value("internal", false)) return;
   // The store that a snapshot has to itself goes with it.
   if (constexpr std::string_view store = "-cow"; kind == "image" && name.ends_with(store)) {
     const auto owner = running_.find(name.substr(0, name.size() - store.size()));

@@ -82,7 +82,7 @@ class Planner {
   // Groups of the mount that the definition has not, with how many devices of each are still to be
   // passed on the way down: a group leaves when all above them has.
   void note_leaving();
-  void plan_leaving(const json& device);
+  void plan_leaving(const json& device, bool& holds);
   void leave(const std::string& group);
   void plan(const config::Snapshot& snapshot);
   // A snapshot is of one instant: what it is of, and in which chunks, stays.
@@ -90,7 +90,8 @@ class Planner {
   // Plans the removal of a device after that of all above it.
   void pass(const std::string& name);
   bool is_pv_of(const std::string& device, const std::string& group) const;
-  void plan_removal(const std::string& name);
+  // Sets HOLDS if the device stays.
+  void plan_removal(const std::string& name, bool& holds);
 
   const config::Definition& definition_;
   const std::string& directory_;
@@ -100,10 +101,17 @@ class Planner {
   std::map<std::string, const json*> running_;
   std::vector<std::string> order_;  // each after what it stands on
   std::set<std::string> origins_, known_, passed_;
+  std::set<std::string> wanted_;    // arrays, maps and snapshots of the definition
   std::set<std::string> changing_;  // devices that get another table or size
-  std::map<std::string, size_t> leaving_;
+  struct Leaving {
+    size_t left = 0;     // devices still to be passed
+    bool holds = false;  // something stays on one of them
+  };
+  std::map<std::string, Leaving> leaving_;
+  std::set<std::string> holding_;  // what stays, or has something on it that does
   bool read_only_ = false;
-  std::vector<ApplyStep> last_;  // what takes away from volumes that others stand on until then
+  std::vector<ApplyStep> first_;  // what goes and nobody who stays stands on: makes room for others
+  std::vector<ApplyStep> last_;   // what takes away from volumes that others stand on until then
   ApplyPlan plan_;
 };
 

@@ -231,7 +231,7 @@ void Planner::note_leaving() {
     const auto devices = static_cast<size_t>(std::ranges::count_if(
         running_, [&](const auto& each) { return belongs_to(*each.second, group); }));
     if (devices > 0)
-      leaving_[name] = devices;
+      leaving_[name] = {devices, false};
     else
       leave(name);
   }
@@ -243,10 +243,15 @@ bool Planner::is_pv_of(const std::string& device, const std::string& group) cons
                                         [&](const json& pv) { return pv["device"] == device; });
 }
 
-void Planner::plan_leaving(const json& device) {
-  for (auto& [name, left] : leaving_)
-    if (const json* group = running_group(name); group && belongs_to(device, *group) && --left == 0)
-      leave(name);
+void Planner::plan_leaving(const json& device, bool& holds) {
+  for (auto& [name, leaving] : leaving_) {
+    const json* const group = running_group(name);
+    if (!group || !belongs_to(device, *group)) continue;
+    holds = leaving.holds |= holds;
+    if (--leaving.left == 0) leave(name);
+    return;
+  }
+  holds = true;
 }
 
 void Planner::leave(const std::string& group) {

@@ -270,6 +270,41 @@ def test_what_goes_makes_room_for_what_comes(t):
     equal(sorted(path.name for path in (t.mnt / "vg").iterdir()), ["new"], "volumes")
 
 
+RENAMED = """
+volfs: 1
+images: {a: {path: a.img, size: 16MiB}, b: {path: b.img, size: 16MiB}, p: {path: p.img, size: 16MiB},
+  q: {path: q.img, size: 16MiB}}
+arrays: {md0: {level: raid1, devices: [a, b], assume_clean: true}}
+volume_groups: {vg: {physical_volumes: [p], extent_size: 1MiB, logical_volumes: {lv: {size: 8MiB}}}}
+maps:
+  on: {table: 0 64 linear md0 0}
+  stays: {table: 0 64 linear vg/lv 0}
+"""
+
+
+def test_what_goes_frees_its_images_for_what_comes(t):
+    """Names change: the same members are another array, and the map on it another map."""
+    definition = t.define(RENAMED)
+    volfs("create", definition, "--yes")
+    t.mount(definition)
+    (t.mnt / "md0").write_bytes(b"kept" * 16)
+    renamed = RENAMED.replace("md0", "data").replace("  on:", "  over:")
+    definition.write_text(renamed)
+    plan = volfs("apply", definition, t.mnt, "--dry-run")
+    places = [plan.index(word) for word in ("- map on", "- array md0", "+ array data", "+ map over")]
+    equal(places, sorted(places), f"the order of\n{plan}")
+    volfs("apply", definition, t.mnt, "--yes")
+    equal((t.mnt / "over").read_bytes()[:64], b"kept" * 16, "bytes")
+    # What stays on something that goes has another table first.
+    definition.write_text(renamed.replace("arrays: {data: {level: raid1, devices: [a, b], assume_clean: true}}\n", "")
+                          .replace("volume_groups: {vg: {physical_volumes: [p], extent_size: 1MiB, "
+                                   "logical_volumes: {lv: {size: 8MiB}}}}\n", "")
+                          .replace("linear data 0", "linear q 2048").replace("linear vg/lv 0", "linear q 4096"))
+    volfs("apply", definition, t.mnt, "--yes")
+    equal(sorted(path.name for path in t.mnt.iterdir() if path.name != ".volfs"), ["over", "stays"], "what is left")
+    equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied once more")
+
+
 STACK = """
 volfs: 1
 images: {a: {path: a.img, size: 16MiB}, b: {path: b.img, size: 16MiB}, c: {path: c.img, size: 16MiB},

@@ -197,8 +197,8 @@ def test_apply_plans_asks_and_does(t):
                                              "  disk2: {path: disk2.img}")
                           .replace("striped 2 8 disk0 8192 disk1 0", "linear disk1 0\\n8192 8192 linear disk2 0")
                           .replace('  top: {table: "0 64 linear data 128"}', '  new: {table: "0 16 zero"}'))
-    expected = [f"+ image disk2: {t.path}/disk2.img", "~ map wide: another table, 8MiB instead of 4MiB",
-                "+ map new: 8KiB", "- map top"]
+    expected = ["- map top", f"+ image disk2: {t.path}/disk2.img", "~ map wide: another table, 8MiB instead of 4MiB",
+                "+ map new: 8KiB"]
     equal(volfs("apply", definition, t.mnt, "--dry-run").splitlines(), expected, "the plan")
     plan = json.loads(volfs("apply", definition, t.mnt, "--dry-run", "--json"))
     equal([step["mark"] for step in plan["steps"]], ["+", "~", "+", "-"], "marks")
