@@ -201,7 +201,7 @@ def test_apply_plans_asks_and_does(t):
                 "+ map new: 8KiB"]
     equal(volfs("apply", definition, t.mnt, "--dry-run").splitlines(), expected, "the plan")
     plan = json.loads(volfs("apply", definition, t.mnt, "--dry-run", "--json"))
-    equal([step["mark"] for step in plan["steps"]], ["+", "~", "+", "-"], "marks")
+    equal([step["mark"] for step in plan["steps"]], ["-", "+", "~", "+"], "marks")
     equal(plan["done"], False, "done")
     message = stderr_of(lab.VOLFS, "apply", definition, t.mnt)
     holds("--yes" in message, f"a pipe was not refused: {message}")
@@ -220,8 +220,8 @@ def test_apply_plans_asks_and_does(t):
     # Back again; a map that shrinks is a loss that --yes must cover, and the image leaves.
     definition.write_text(DEFINITION)
     equal(volfs("apply", definition, t.mnt, "-n").splitlines(),
-          ["~ map wide: another table, 4MiB instead of 8MiB (what is behind the new end is out of reach)",
-           "+ map top: 32KiB", "- map new", "- image disk2"], "the plan back")
+          ["- map new", "~ map wide: another table, 4MiB instead of 8MiB (what is behind the new end is out of reach)",
+           "+ map top: 32KiB", "- image disk2"], "the plan back")
     volfs("apply", definition, t.mnt, "--yes")
     equal(volfs("apply", definition, t.mnt), "nothing to do\n", "applied back")
     holds("disk2" not in [device["name"] for device in t.status()["devices"]], "the image is still there")
