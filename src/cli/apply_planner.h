@@ -50,9 +50,6 @@ class Planner {
   static void swap_table(ApplyStep& step, const std::string& map, const std::string& table,
                          bool read_only);
   void plan(const config::Array& array);
-  // Members whose slot is another device's in the definition serve until that has all they have.
-  void plan_replacements(const config::Array& array, const json& now, std::set<std::string>& wanted,
-                         std::set<std::string>& there);
   static json speeds(const config::Array& array);
   // What the definition does not say is left as it is: it may have been set by hand.
   void plan_speeds(const config::Array& array, const json& running);

@@ -251,6 +251,7 @@ Status Array::replace(std::string_view device, std::string_view with) {
         fmt::format("{}: {} is not in sync: only such a member can be replaced", name(), device)));
   if (!with.empty()) {
     VOLFS_TRY_ASSIGN(Member * spare, find_member(with));
+    if (spare->slot == c.shared.replacement_of(member->slot) && !spare->faulty) return {};
     if (!spare->spare())
       return fail_invalid(fmt::format("{}: {} is no spare: add it first", name(), with));
     spare->reserved_for = member->slot;

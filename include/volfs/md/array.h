@@ -142,8 +142,8 @@ class Array final : public BlockDevice {
   // holds what the array does not (agreement.h).
   bool was_apart(const MemberMetadata& superblock) const;
   // Has the member DEVICE replaced: by the spare WITH, or ("") by any, as soon as there is one. It
-  // serves until its replacement has all that it has, and is faulty then. EINVAL if WITH is no
-  // spare, EBUSY if DEVICE is not in sync.
+  // serves until its replacement has all that it has, and is faulty then. Nothing changes if
+  // WITH is replacing it already. EINVAL if WITH is no spare, EBUSY if DEVICE is not in sync.
   Status replace(std::string_view device, std::string_view with);
   // Only a former member whose slot is empty and whose data the bitmap covers; else EINVAL.
   Status re_add(BlockDevice& device);
