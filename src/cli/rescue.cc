@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -15,6 +17,7 @@
 #include "tree.h"
 #include "volfs/backing/image.h"
 #include "volfs/backing/partitions.h"
+#include "volfs/dm/table.h"
 #include "volfs/engine/scan.h"
 #include "volfs/units.h"
 
@@ -66,18 +69,65 @@ std::string content_of(const Report& report, const json& device) {
   return describe(found->front());
 }
 
-// The images that are cut off, below a device, and whether there is an array between.
+// Bytes in [BEGIN, END) of an image that lay behind the end of its file; 0 of one that is whole.
+uint64_t lost_bytes(const config::Image& image, uint64_t begin, uint64_t end) {
+  if (!image.pad) return 0;
+  std::error_code error;
+  const uint64_t size = std::filesystem::file_size(image.path.value, error);
+  const auto opened = FileImage::open(image.name.value, image.path.value,
+                                      {.read_only = true,
+                                       .lock = false,
+                                       .partition = image.partition ? image.partition->value : 0,
+                                       .pad = image.pad->value});
+  if (error || !opened) return 0;
+  const uint64_t kept = size > (*opened)->start() ? size - (*opened)->start() : 0;
+  end = std::min(end, (*opened)->size());
+  return end > kept ? end - std::min(end, std::max(begin, kept)) : 0;
+}
+
+// The images that are cut off where a device needs them, and whether there is redundancy between.
 struct CutBelow {
   std::set<std::string> images;
   bool array = false;
 };
-void find_cut(const Report& report, const std::string& name, CutBelow& below) {
+
+bool has_redundancy(const json& device) {
+  if (device.contains("raid"))
+    return device["map"].value("table", "").find(" raid raid0 ") == std::string::npos;
+  if (!device.contains("array")) return false;
+  const std::string level = device["array"].value("level", "");
+  return level != "raid0" && level != "linear";
+}
+
+bool is_linear(const dm::TableRow& row) {
+  return row.type == "linear" && row.args.size() == 2;
+}
+
+// Below [BEGIN, END) of a device. Exact through linear rows; what else stands on a device is taken
+// to need all of it.
+void find_cut(const Report& report, const std::string& name, uint64_t begin, uint64_t end,
+              CutBelow& below) {
   for (const config::Image& image : report.scan.definition.images)
-    if (image.name.value == name && image.pad) below.images.insert(name);
+    if (image.name.value == name && lost_bytes(image, begin, end) > 0) below.images.insert(name);
   for (const json& device : report.status["devices"]) {
     if (device.value("name", "") != name) continue;
-    below.array |= device.contains("array");
-    for (const json& each : device["devices"]) find_cut(report, each.get<std::string>(), below);
+    CutBelow here;
+    const auto rows =
+        dm::parse_table(device.contains("map") ? device["map"].value("table", "") : std::string());
+    if (rows && std::ranges::all_of(*rows, is_linear) && !rows->empty()) {
+      for (const dm::TableRow& row : *rows) {
+        const uint64_t from = std::max(begin, row.start),
+                       to = std::min(end, row.start + row.length);
+        const uint64_t place = std::stoull(row.args[1]) * sector_size - row.start;
+        if (from < to) find_cut(report, row.args[0], place + from, place + to, here);
+      }
+    } else {
+      for (const json& each : device["devices"])
+        find_cut(report, each.get<std::string>(), 0, UINT64_MAX, here);
+    }
+    if (here.images.empty()) continue;
+    below.images.merge(here.images);
+    below.array |= here.array || has_redundancy(device);
   }
 }
 
@@ -90,21 +140,13 @@ uint64_t lost_bytes(const Report& report, const json& device, const std::set<std
   if (!where) return 0;
   uint64_t lost = 0;
   for (const config::Image& image : report.scan.definition.images) {
-    const std::string& name = image.name.value;
-    if (!cut.contains(name)) continue;
-    std::error_code error;
-    const uint64_t end = std::filesystem::file_size(image.path.value, error);
-    const unsigned partition = image.partition ? image.partition->value : 0;
-    const auto opened = FileImage::open(
-        name, image.path.value,
-        {.read_only = true, .lock = false, .partition = partition, .pad = image.pad->value});
-    if (error || !opened) continue;
+    if (!cut.contains(image.name.value)) continue;
     for (const json& extent : (*where)["extents"]) {
-      // Below the overlay.
-      if (extent.value("device", "") != name + "-base") continue;
-      const uint64_t from = (*opened)->start() + extent.value("device_offset", uint64_t{0});
-      const uint64_t to = from + extent.value("length", uint64_t{0});
-      if (to > end) lost += to - std::max(from, end);
+      // Below the overlay, or above it where an array stands on it.
+      const std::string place = extent.value("device", "");
+      if (place != image.name.value && place != image.name.value + "-base") continue;
+      const uint64_t from = extent.value("device_offset", uint64_t{0});
+      lost += lost_bytes(image, from, from + extent.value("length", uint64_t{0}));
     }
   }
   return lost;
@@ -113,7 +155,7 @@ uint64_t lost_bytes(const Report& report, const json& device, const std::set<std
 // Says of a volume on images that are cut off what became of its bytes.
 void tell_cut(const Report& report, const json& device, json& entry) {
   CutBelow below;
-  find_cut(report, device.value("name", ""), below);
+  find_cut(report, device.value("name", ""), 0, UINT64_MAX, below);
   if (below.images.empty()) return;
   std::string names;
   for (const std::string& name : below.images) names += (names.empty() ? "" : ", ") + name;
@@ -197,9 +239,9 @@ void steps_for_array(const Report& report, const json& device, Steps& steps) {
         name, path));
   if (device.value("state", "") == "degraded")
     steps.push_back(fmt::format(
-        "{}: is degraded: copy first what you need; a new member comes in by `volfs image add` and "
-        "`volfs array add {} DEVICE`",
-        name, path));
+        "{}: is degraded: copy first what you need; a new member joins only where the images are "
+        "written: `volfs mount -o rw IMAGE... MOUNTPOINT`, `volfs image add` and `volfs array add`",
+        name));
 }
 
 // What a person would do next, a line each.

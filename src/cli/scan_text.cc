@@ -71,8 +71,8 @@ std::string array_yaml(const config::Array& array) {
   if (const auto layout = layout_word(array)) text += fmt::format(", layout: {}", *layout);
   text += fmt::format(", metadata: \"{}\"", metadata_word(array.metadata.value));
   if (array.uuid) text += fmt::format(", uuid: \"{}\"", md::format_uuid({array.uuid->value}));
-  // One slot is enough only so.
-  if (array.devices.size() == 1) text += ", force: true";
+  // One slot, or members that are out of date, are enough only so.
+  if (array.force.value || array.devices.size() == 1) text += ", force: true";
   return text + "}";
 }
 

@@ -324,7 +324,10 @@ class Scanner {
     found.definition.name.value = found.name;
     if (found.problem.empty()) {
       device = try_array(found);
-      if (!device && group.array.put_stale(found)) device = try_array(found);
+      if (!device && group.array.put_stale(found)) {
+        device = try_array(found);
+        found.definition.force.value = device != nullptr;  // nor can a definition have it otherwise
+      }
     }
     const auto* array = dynamic_cast<const md::Array*>(device);
     group.array.tell(found, array ? array->status() : md::ArrayStatus(), cut_members_);

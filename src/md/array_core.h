@@ -103,6 +103,7 @@ struct Array::Core final : Host {
   bool has_log(uint32_t slot) override;
   void made_good(uint32_t slot, uint64_t offset, uint64_t length) override;
   bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) override;
+  bool corrects() override;
   void corrected_read(uint32_t slot, uint64_t length) override;
   void left_torn(uint64_t begin, uint64_t end) override;
   void torn_mended() override;
@@ -218,6 +219,7 @@ class SyncEngine {
   Status request(SyncAction action);  // check or repair
   void cancel();
   void hold(bool hold);
+  bool held() const;
   bool wait(TimePoint deadline);
   void wake();      // something may be to do; the core's mutex is held
   void postpone();  // so it is, but there is no room now; the core's mutex is held

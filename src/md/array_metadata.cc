@@ -139,6 +139,10 @@ bool Array::Core::fail_member(uint32_t slot, const Error& why) {
 
 // ---- errors of members ----------------------------------------------------------------------
 
+bool Array::Core::corrects() {
+  return !read_only && !(sync && sync->held());
+}
+
 void Array::Core::corrected_read(uint32_t slot, uint64_t length) {
   std::unique_lock lock(mutex);
   Member* member = member_of(slot);

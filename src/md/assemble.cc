@@ -430,7 +430,7 @@ Result<std::unique_ptr<Array>> Assembler::run() {
     array.geometry.layout = *o_.raid0_layout;
   core_ = std::make_unique<Array::Core>(o_, array);
   Array::Core& c = core();
-  c.read_only = c.shared.read_only = o_.read_only;
+  c.read_only = o_.read_only;
   c.redundant = array.geometry.level > 0;
   c.format = std::make_unique<MdSuperblockFormat>(array.version);
   VOLFS_TRY(place());

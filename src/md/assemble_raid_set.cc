@@ -176,7 +176,7 @@ void RaidSetAssembler::make_core() {
   }
   core_ = std::make_unique<Array::Core>(o_, array);
   Array::Core& c = *core_;
-  c.read_only = c.shared.read_only = o_.read_only;
+  c.read_only = o_.read_only;
   c.redundant = array.geometry.level != 0;
   c.format = std::make_unique<DmRaidSuperblockFormat>();
   c.shared.member_size = member_size_;

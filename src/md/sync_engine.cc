@@ -67,6 +67,11 @@ void SyncEngine::hold(bool hold) {
   core_.changed.notify_all();
 }
 
+bool SyncEngine::held() const {
+  const std::lock_guard lock(core_.mutex);
+  return held_;
+}
+
 void SyncEngine::wake() {
   requeue_ = true;
   stuck_ = false;

@@ -54,7 +54,8 @@ struct ArrayOptions {
   std::optional<Nanos> bitmap_sweep;  // default: what the bitmap says
   // Bytes a second. Sync goes no slower than the least while others use the array.
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
-  bool hold_sync = false;  // sync waits until release_sync()
+  // Until release_sync() sync waits, and what a member cannot give is not written to it anew.
+  bool hold_sync = false;
   bool quiet = false;      // slots that are missing and members left out are not told to the log
   SuperblockChoice choice;
   // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.

@@ -205,6 +205,7 @@ Status Mirror<Layout>::read_carefully(uint64_t offset, IoSpan iov, uint64_t at, 
 template <class Layout>
 Status Mirror<Layout>::correct(uint64_t offset, uint64_t length, uint64_t failed,
                                std::byte* memory) {
+  if (!m_.host->corrects()) return {};
   RangeLock::Guard guard(m_.lock, offset, offset + length);
   Places found;
   places(offset, length, found);
@@ -218,7 +219,7 @@ Status Mirror<Layout>::correct(uint64_t offset, uint64_t length, uint64_t failed
   for (uint32_t copy = 0; copy < found.size() && copy < 64; ++copy) {
     if ((failed >> copy & 1) == 0) continue;
     Slot& slot = m_.slots[found[copy].slot];
-    if (!slot.present() || m_.read_only) continue;
+    if (!slot.present()) continue;
     const uint64_t at = slot.data_offset + found[copy].offset;
     Status status = slot.device->write(at, std::span<const std::byte>(memory, length));
     if (status) status = slot.device->read(at, {again, length});

@@ -92,6 +92,9 @@ class Host {
   // A member that is being recovered cannot be given what belongs there. False: it has no log for
   // that.
   virtual bool record_bad(uint32_t slot, uint64_t offset, uint64_t length) = 0;
+  // Whether what a member could not give is to be written to it anew: not in an array that is only
+  // read, or frozen, where a member that cannot take it would fail and all of it be lost by that.
+  virtual bool corrects() = 0;
   // A read error of the member was corrected. False: there were too many; it was failed.
   virtual void corrected_read(uint32_t slot, uint64_t length) = 0;
   // A write ended half way, by which copies or parity of [begin, end) of the sync space may
@@ -124,7 +127,6 @@ struct Members {
   // By slot; then the replacements, again by slot: they are written whatever their slot is, and
   // never read. Never resized.
   std::vector<Slot> slots;
-  bool read_only = false;  // nothing may be written, not even to correct
   RangeLock lock;          // of the sync space
   // Of the parity levels: where a write ended half way and nobody has made parity right since. What
   // is lost there cannot be computed.

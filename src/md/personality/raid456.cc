@@ -233,8 +233,9 @@ Status Raid456::read_piece(uint64_t offset, IoSpan iov, uint64_t at, uint64_t le
     const Span span = sync_span(offset + at, length);
     RangeLock::Guard guard(m_.lock, span.begin, span.end);
     VOLFS_TRY(load(band, wanted, bad, blocks, scratch));
-    for (uint32_t i = 0; i < layout_.disks(); ++i) {
-      if (!bad[i] || !m_.slots[i].present() || m_.read_only) continue;
+    const bool corrects = bad.any() && m_.host->corrects();
+    for (uint32_t i = 0; i < layout_.disks() && corrects; ++i) {
+      if (!bad[i] || !m_.slots[i].present()) continue;
       // What else could not be read is computed from what is right, too.
       SlotSet this_one, unreadable = bad;
       this_one[i] = true;

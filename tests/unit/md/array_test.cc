@@ -167,6 +167,29 @@ TEST_CASE("a read error is answered from the other members, and corrected") {
   }
 }
 
+TEST_CASE("while sync is held, what a member cannot give is not written to it") {
+  for (Shape shape : {Shape{1, 0, 2}, Shape{5, 2, 3}, Shape{6, 2, 4}, Shape{10, 0x102, 4}}) {
+    shape.version = SuperblockVersion::v0_90;  // has no log of bad blocks
+    INFO(shape.text());
+    Rig rig(shape);
+    ArrayOptions options;
+    options.hold_sync = true;
+    Array& array = rig.assemble(options);
+    Random random(7);
+    ByteModel model(array.size());
+    for (int i = 0; i < 20; ++i) write_random(random, array, model);
+    // More than md would forgive, if it were corrected; and that cannot be.
+    rig.faults[0]->add(
+        {.op = FaultOp::read | FaultOp::write, .begin = 0, .end = 120 * KiB, .error = EIO});
+    for (int i = 0; i < 2; ++i) must_equal(model, array);
+    CHECK(array.status().state == ArrayState::active);
+    CHECK(array.status().members[0].read_errors == 0);
+    array.release_sync();
+    must_equal(model, array);
+    CHECK(array.status().state == ArrayState::degraded);
+  }
+}
+
 // A device that only remaps, as a logical volume on an array does.
 class Window final : public BlockDevice {
  public:
