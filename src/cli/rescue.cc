@@ -154,6 +154,7 @@ uint64_t lost_bytes(const Report& report, const json& device, const std::set<std
 
 // Says of a volume on images that are cut off what became of its bytes.
 void tell_cut(const Report& report, const json& device, json& entry) {
+  if (entry["state"] == "failed") return;  // nothing is left that an end could take away
   CutBelow below;
   find_cut(report, device.value("name", ""), 0, UINT64_MAX, below);
   if (below.images.empty()) return;
@@ -254,7 +255,7 @@ Steps next_steps(const Report& report, const json& volumes) {
   for (const json& device : report.status["devices"])
     if (device.contains("array")) steps_for_array(report, device, steps);
   for (const json& volume : volumes)
-    if (volume.contains("problem"))
+    if (volume.contains("problem") && volume.value("state", "") != "failed")
       steps.push_back(
           fmt::format("{0}/{1}: {2}: copy what can be read, `ddrescue {0}/{1} COPY MAP` or `dd "
                       "conv=noerror,sync`, "

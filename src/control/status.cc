@@ -96,6 +96,15 @@ json array_of(const md::ArrayStatus& s) {
 
 using engine::Health;
 
+// As dmsetup tells it of a snapshot whose store was full or could not be written.
+bool is_lost_snapshot(const engine::Node& node) {
+  const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
+  if (!map || node.kind == engine::Kind::image) return false;
+  const std::string status = map->status();
+  return status.find(" snapshot Invalid") != std::string::npos ||
+         status.find(" snapshot Overflow") != std::string::npos;
+}
+
 // The health of devices with what they stand on. Engine's structure does not change meanwhile.
 class HealthFinder {
  public:
@@ -132,15 +141,7 @@ class HealthFinder {
     const auto* map = dynamic_cast<const dm::MappedDevice*>(node.device.get());
     if (const auto raid = map ? map->array_status() : nullptr)
       return worse(node.health, raid->state);
-    if (node.kind != engine::Kind::image && map && lost_snapshot(map->status()))
-      return Health::failed;
-    return node.health;
-  }
-
-  // As dmsetup tells it of a snapshot whose store was full or could not be written.
-  static bool lost_snapshot(std::string_view status) {
-    return status.find(" snapshot Invalid") != std::string_view::npos ||
-           status.find(" snapshot Overflow") != std::string_view::npos;
+    return is_lost_snapshot(node) ? Health::failed : node.health;
   }
 
   Health of_below(const BlockDevice& device) {
@@ -179,7 +180,11 @@ json device_of(engine::Node& node, const std::vector<std::string>& users, Health
              {"devices", std::move(below)},
              {"users", users},
              {"state", engine::to_string(health.of(device))}};
-  if (!node.problem.empty()) entry["problem"] = node.problem;
+  if (!node.problem.empty())
+    entry["problem"] = node.problem;
+  else if (is_lost_snapshot(node))
+    entry["problem"] =
+        "its store was full or could not be written: nothing of the snapshot is left";
   if (node.internal) entry["internal"] = true;
   if (!node.uuid.empty()) entry["uuid"] = node.uuid;
   if (node.source) entry["given"] = given(*node.source);

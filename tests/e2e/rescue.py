@@ -382,6 +382,14 @@ def test_a_volume_that_gives_errors_is_not_told_of_as_no_member(t):
     said = stderr_of(lab.VOLFS, "mount", t.path / "p.img", t.mnt, status=0)
     t.cleanup.callback(t.take_off, t.mnt)
     holds("superblock" not in said, f"what is said of a snapshot that is invalid: {said}")
+    t.umount()
+    report, unchanged = rescue(t, [t.path / "p.img"])
+    full = volume(report, "vg0/full")
+    equal((full["state"], full["problem"]),
+          ("failed", "its store was full or could not be written: nothing of the snapshot is left"), "the snapshot")
+    holds(not any("ddrescue" in step for step in report["next_steps"]), report["next_steps"])
+    t.umount()
+    unchanged()
 
 
 def test_a_definition_written_by_a_scan_has_what_was_cut_off(t):
