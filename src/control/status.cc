@@ -222,11 +222,11 @@ const char* to_string(lvm::ActivationMode mode) {
 }
 
 json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, uint32_t lv,
-               const std::vector<std::string>& devices) {
+               const lvm::SnapshotLinks& links, const std::vector<std::string>& devices) {
   const lvm::LogicalVolume& volume = model.lvs[lv];
   const engine::VolumeGroup::Setup& setup = group.setup();
   const auto own = setup.own_modes.find(volume.name);
-  const lvm::VolumeShape shape = lvm::shape_of(model, lv);
+  const lvm::VolumeShape shape = lvm::shape_of(model, lv, links);
   json entry{{"name", volume.name},
              {"uuid", volume.id.dashed()},
              {"extents", volume.extents()},
@@ -245,7 +245,7 @@ json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, 
   for (const uint32_t pv : lvm::pvs_below(model, lv))
     if (pv < devices.size() && !devices[pv].empty())
       entry["physical_volumes"].push_back(devices[pv]);
-  for (const uint32_t link : model.snapshots_of(lv))
+  for (const uint32_t link : links.of_origin[lv])
     if (const lvm::Segment& snapshot = model.lvs[link].segments.front(); snapshot.merging)
       entry["merging"] = model.lvs[*snapshot.cow].name;
   if (shape.chunk_size > 0) {
@@ -258,9 +258,10 @@ json volume_of(const engine::VolumeGroup& group, const lvm::VolumeGroup& model, 
 json group_of(const engine::VolumeGroup& group) {
   const lvm::VolumeGroup model = group.model();
   json volumes = json::array(), pvs = json::array();
+  const lvm::SnapshotLinks links(model);
   const std::vector<std::string> devices = group.devices();
   for (uint32_t lv = 0; lv < model.lvs.size(); ++lv)
-    if (model.visible(lv)) volumes.push_back(volume_of(group, model, lv, devices));
+    if (model.visible(lv, links)) volumes.push_back(volume_of(group, model, lv, links, devices));
   for (size_t pv = 0; pv < std::min(devices.size(), model.pvs.size()); ++pv)
     pvs.push_back({{"device", devices[pv].empty() ? json() : json(devices[pv])},
                    {"uuid", model.pvs[pv].id.dashed()},

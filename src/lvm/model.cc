@@ -29,6 +29,14 @@ Status check_name(std::string_view name, std::string_view what) {
   return {};
 }
 
+// Of a snapshot, by its link.
+bool is_seen(const VolumeGroup& group, uint32_t link) {
+  const Segment& segment = group.lvs[link].segments[0];
+  const LogicalVolume& origin = group.lvs[*segment.origin];
+  if (origin.name.ends_with("_vorigin")) return true;
+  return !segment.merging && has(origin.status, "VISIBLE");
+}
+
 void append_doubling_hyphens(std::string& out, std::string_view name) {
   for (char c : name) {
     if (c == '-') out += '-';
@@ -129,11 +137,23 @@ bool VolumeGroup::visible(uint32_t lv) const {
   // Nearly no LV without the flag is a COW store, and none with it.
   if (has(lvs[lv].status, "VISIBLE")) return true;
   const auto link = link_of_cow(lv);
-  if (!link) return false;
-  const Segment& segment = lvs[*link].segments[0];
-  const LogicalVolume& origin = lvs[*segment.origin];
-  if (origin.name.ends_with("_vorigin")) return true;
-  return !segment.merging && has(origin.status, "VISIBLE");
+  return link && is_seen(*this, *link);
+}
+
+bool VolumeGroup::visible(uint32_t lv, const SnapshotLinks& links) const {
+  if (lvs[lv].is_snapshot_link()) return false;
+  if (has(lvs[lv].status, "VISIBLE")) return true;
+  return links.of_cow[lv] && is_seen(*this, *links.of_cow[lv]);
+}
+
+SnapshotLinks::SnapshotLinks(const VolumeGroup& group)
+    : of_origin(group.lvs.size()), of_cow(group.lvs.size()) {
+  for (uint32_t i = 0; i < group.lvs.size(); i++) {
+    if (!group.lvs[i].is_snapshot_link()) continue;
+    const Segment& segment = group.lvs[i].segments[0];
+    of_origin[*segment.origin].push_back(i);
+    if (auto& link = of_cow[*segment.cow]; !link) link = i;
+  }
 }
 
 uint64_t VolumeGroup::size_of(uint32_t lv) const {

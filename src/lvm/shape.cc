@@ -17,7 +17,9 @@ uint32_t data_stripes(const Segment& segment) {
   return areas - raid->parity;
 }
 
-VolumeShape shape_of(const VolumeGroup& group, uint32_t lv) {
+namespace {
+
+VolumeShape shape_with(const VolumeGroup& group, uint32_t lv, std::optional<uint32_t> link) {
   VolumeShape shape;
   if (group.lvs[lv].segments.empty()) return shape;
   const Segment& first = group.lvs[lv].segments.front();
@@ -31,13 +33,23 @@ VolumeShape shape_of(const VolumeGroup& group, uint32_t lv) {
     shape.mirrors = std::max(areas, 1u) - 1;
   else if (raid != nullptr && raid->target == "raid10")
     shape.mirrors = std::max(first.data_copies, 2u) - 1;
-  if (const auto link = group.link_of_cow(lv)) {
+  if (link) {
     const Segment& snapshot = group.lvs[*link].segments.front();
     shape.type = "snapshot";
     shape.origin = group.lvs[*snapshot.origin].name;
     shape.chunk_size = snapshot.chunk_size;
   }
   return shape;
+}
+
+}  // namespace
+
+VolumeShape shape_of(const VolumeGroup& group, uint32_t lv) {
+  return shape_with(group, lv, group.link_of_cow(lv));
+}
+
+VolumeShape shape_of(const VolumeGroup& group, uint32_t lv, const SnapshotLinks& links) {
+  return shape_with(group, lv, links.of_cow[lv]);
 }
 
 std::set<uint32_t> pvs_below(const VolumeGroup& group, uint32_t lv) {

@@ -113,6 +113,13 @@ struct TextHeader {
   std::string creation_time_comment;
 };
 
+// The snapshot links of a group, for whoever asks about many of its volumes: found all at once.
+struct SnapshotLinks {
+  explicit SnapshotLinks(const VolumeGroup& group);
+  std::vector<std::vector<uint32_t>> of_origin;  // by LV, as snapshots_of()
+  std::vector<std::optional<uint32_t>> of_cow;   // by LV, as link_of_cow()
+};
+
 struct VolumeGroup {
   std::string name;
   Id id;
@@ -142,6 +149,7 @@ struct VolumeGroup {
   std::optional<uint32_t> link_of_cow(uint32_t cow) const;
   // As lvm2 counts: snapshots follow their origin, links and inner LVs are not visible.
   bool visible(uint32_t lv) const;
+  bool visible(uint32_t lv, const SnapshotLinks& links) const;
   uint64_t size_of(uint32_t lv) const;  // bytes, of its own segments
 };
 
@@ -157,6 +165,7 @@ struct VolumeShape {
   uint64_t chunk_size = 0;
 };
 VolumeShape shape_of(const VolumeGroup& group, uint32_t lv);
+VolumeShape shape_of(const VolumeGroup& group, uint32_t lv, const SnapshotLinks& links);
 // The PVs that an LV lies on, itself and all that it is made of (a snapshot's origin is not).
 std::set<uint32_t> pvs_below(const VolumeGroup& group, uint32_t lv);
 
