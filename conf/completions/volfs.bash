@@ -147,7 +147,7 @@ _volfs_origins() {
   find "$mount/${group%%/*}" -mindepth 1 -maxdepth 1 -type f -printf '%P\n' 2>/dev/null
 }
 
-_volfs() {
+_volfs_reply() {
   local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} words=
   local -a plain
   COMPREPLY=()
@@ -204,6 +204,29 @@ _volfs() {
     esac
   fi
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+# To bash the @ of NAME@UUID is a word, and what it replaces is the last of them. That of @TAG begins a word.
+_volfs() {
+  local -a given=("${COMP_WORDS[@]:0:COMP_CWORD+1}") joined=()
+  local word glued=
+  for word in "${given[@]}"; do
+    local last=$((${#joined[@]} - 1))
+    if ((last >= 0)) && [[ $word == @ || ${joined[last]} == *@ ]] && [[ ${COMP_LINE-} == *"${joined[last]}$word"* ]]; then
+      joined[last]+=$word
+    else
+      joined+=("$word")
+    fi
+  done
+  local -a COMP_WORDS=("${joined[@]}")
+  local COMP_CWORD=$((${#joined[@]} - 1))
+  _volfs_reply
+  # What bash has before the word at hand it keeps.
+  word=${given[${#given[@]} - 1]}
+  [ "$word" != @ ] || word=
+  glued=${joined[${#joined[@]} - 1]}
+  glued=${glued%"$word"}
+  COMPREPLY=("${COMPREPLY[@]#"$glued"}")
 }
 
 complete -F _volfs volfs

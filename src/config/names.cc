@@ -74,10 +74,19 @@ std::optional<std::string> bad_device_name(std::string_view name) {
 }
 
 std::optional<std::string> bad_group_name(std::string_view name) {
-  return bad_name(name, "+-._", "+ - . _");
+  const std::string_view own = own_group_name(name);
+  if (auto bad = bad_name(own, "+-._", "+ - . _")) return bad;
+  if (own.size() == name.size() || is_lvm_uuid(name.substr(own.size() + 1))) return std::nullopt;
+  return "after the '@' the group's uuid in lvm2's form, letters and digits in groups of "
+         "6-4-4-4-4-4-6";
+}
+
+std::string_view own_group_name(std::string_view name) {
+  return name.substr(0, name.find('@'));
 }
 
 std::optional<std::string> bad_volume_name(std::string_view group, std::string_view name) {
+  group = own_group_name(group);  // what lvm2 calls it by
   if (auto bad = bad_name(name, "+-._", "+ - . _")) return bad;
   for (std::string_view prefix : {"snapshot", "pvmove"})
     if (name.starts_with(prefix))
@@ -171,7 +180,8 @@ bool is_lvm_uuid(std::string_view text) {
       ++i;
     }
     for (size_t k = 0; k < groups[g]; ++k, ++i)
-      if (i >= text.size() || !is_letter_or_digit(text[i])) return false;
+      if (i >= text.size() || !(is_letter_or_digit(text[i]) || text[i] == '!' || text[i] == '#'))
+        return false;
   }
   return i == text.size();
 }

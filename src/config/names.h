@@ -12,9 +12,11 @@
 
 namespace volfs::config {
 
-// What a name should have been, or nothing if it is good: of volume groups; of logical volumes
-// (lvm2's letters, and not one that lvm2 keeps for itself); a tag of lvm2.
+// What a name should have been, or nothing if it is good: of volume groups, NAME or NAME@UUID; of
+// logical volumes (lvm2's letters, and not one that lvm2 keeps for itself); a tag of lvm2.
 std::optional<std::string> bad_group_name(std::string_view name);
+// NAME of NAME@UUID.
+std::string_view own_group_name(std::string_view name);
 std::optional<std::string> bad_volume_name(std::string_view group, std::string_view name);
 std::optional<std::string> bad_tag(std::string_view tag);
 
@@ -29,7 +31,7 @@ std::string_view nearest_key(std::string_view key, std::span<const std::string_v
 
 // 32 hexadecimal digits, with : - or . between them, as mdadm reads a uuid.
 std::optional<Uuid> parse_md_uuid(std::string_view text);
-// 32 letters and digits in lvm2's groups of 6-4-4-4-4-4-6.
+// 32 letters and digits (old ones also ! and #) in lvm2's groups of 6-4-4-4-4-4-6.
 bool is_lvm_uuid(std::string_view text);
 
 }  // namespace volfs::config

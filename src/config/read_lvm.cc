@@ -373,11 +373,22 @@ class GroupReader {
     reader_.read<Allocation>("alloc", group_.alloc, std::span(alloc_words).first(4));
     reader_.read("readonly", group_.readonly);
     read_uuid(reader_, group_.uuid);
+    check_uuid();
     if (const Node* volumes = find_volumes()) read_volumes(*volumes);
     GroupChecker(reader_.context(), group_).check(devices_whole_);
   }
 
  private:
+  // NAME@UUID says it already.
+  void check_uuid() {
+    const std::string_view name = group_.name.value;
+    const size_t at = own_group_name(name).size();
+    if (group_.uuid && at < name.size() && name.substr(at + 1) != group_.uuid->value)
+      reader_.context().report(
+          group_.uuid->at, fmt::format("uuid {} of {}", quote(group_.uuid->value), reader_.owner()),
+          "the uuid in its name");
+  }
+
   const Node* find_volumes() { return reader_.find("logical_volumes"); }
 
   void read_devices(const Node& list) {

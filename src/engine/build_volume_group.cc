@@ -59,8 +59,8 @@ void Assembler::build(const config::VolumeGroup& group) {
   const lvm::Assembly assembly = lvm::assemble(found);
   if (!definition_.scanned)  // else the scan has told them
     for (const std::string& warning : assembly.warnings) warn(warning);
-  for (const lvm::FoundGroup& candidate : assembly.groups)
-    if (candidate.shown_name == group.name.value) return activate(group, candidate, found);
+  if (const lvm::FoundGroup* meant = lvm::find_group(assembly, group.name.value))
+    return activate(group, *meant, found);
   std::string names;
   for (const lvm::FoundGroup& candidate : assembly.groups)
     names += (names.empty() ? "" : ", ") + candidate.shown_name;
@@ -78,10 +78,10 @@ void Assembler::build_older(const config::VolumeGroup& group,
       const auto copies = lvm::list_copies(*node->device, area);
       if (!copies) continue;
       for (const lvm::MetadataCopy& copy : *copies) {
-        if (copy.group != group.name.value) continue;
+        const auto older = lvm::assemble_as(found, copy);
+        if (!older || !lvm::goes_by(older->group, group.name.value)) continue;
         kept.insert(copy.seqno);
-        if (copy.seqno != *options_.metadata_seqno) continue;
-        if (auto older = lvm::assemble_as(found, copy)) return activate(group, *older, found);
+        if (copy.seqno == *options_.metadata_seqno) return activate(group, *older, found);
       }
     }
   report(group.name.at,
@@ -92,10 +92,17 @@ void Assembler::build_older(const config::VolumeGroup& group,
 
 void Assembler::activate(const config::VolumeGroup& group, const lvm::FoundGroup& found_group,
                          const std::vector<lvm::PvInfo>& found) {
+  // Two copies of one group cannot be told apart by what is on their disks.
+  for (const auto& other : engine_->volume_groups())
+    if (other->model().id == found_group.group.id)
+      return report(group.name.at,
+                    fmt::format("{}: is the volume group '{}', or a copy of it, which is on the "
+                                "mount already",
+                                group.name.value, other->name()));
   for (const std::string& warning : found_group.warnings)
     if (!definition_.scanned || warning != found_group.doubled_reason)
       warn(fmt::format("{}: {}", group.name.value, warning));
-  VolumeGroup::Setup setup{.name = found_group.shown_name,
+  VolumeGroup::Setup setup{.name = group.name.value,
                            .model = found_group.group,
                            .pv_devices = found_group.device_names(found),
                            .mode = mode_of(group.activation.value),

@@ -223,8 +223,10 @@ void plan_volume_group(const config::Definition& definition, const config::Volum
   Devices devices(definition, group, options);
   if (ready) {
     if (!devices.open(true, problems) || !devices.look(found, problems)) return;
-  } else {
+  } else if (may_be_made(group, problems)) {
     found = coming_sizes(definition, group, coming);
+  } else {
+    return;
   }
   std::string text = fmt::format("create volume group {}", group.name.value);
   std::vector<std::string> loses;

@@ -109,10 +109,11 @@ class Designer {
         device_of.push_back(i);
       }
     const lvm::Assembly assembly = lvm::assemble(found);
+    const lvm::FoundGroup* const meant = lvm::find_group(assembly, wanted_.name.value);
     design_.new_group = true;
     bool fine = true;
     for (const lvm::FoundGroup& candidate : assembly.groups) {
-      if (candidate.shown_name == wanted_.name.value) {
+      if (&candidate == meant) {
         fine &= take_group(candidate, found, device_of);
         continue;
       }
@@ -157,6 +158,7 @@ class Designer {
   }
 
   bool make_group() {
+    if (!may_be_made(wanted_, problems_)) return false;
     for (size_t i = 0; i < devices_.size(); ++i) {
       const config::PhysicalVolume& pv = wanted_.physical_volumes[i];
       design_.devices.push_back(i);
@@ -275,6 +277,16 @@ std::string GroupDesign::describe(uint32_t lv) const {
                           pvs[area.index].device, area.extent, area.extent + count - 1);
     }
   return text;
+}
+
+bool may_be_made(const config::VolumeGroup& wanted, config::Diagnostics& problems) {
+  if (!wanted.name.value.contains('@')) return true;
+  problems.add(
+      wanted.name.at,
+      fmt::format("there is no volume group '{}' on its physical volumes, and none is made "
+                  "by a name with a uuid; expected a name of its own for a new one",
+                  wanted.name.value));
+  return false;
 }
 
 std::optional<GroupDesign> design_group(const config::VolumeGroup& wanted,

@@ -31,6 +31,9 @@ struct GroupDesign {
   std::string describe(uint32_t lv) const;  // "vg0/root: linear, 128MiB: disk0 0-31"
 };
 
+// Whether a new group can have the name; false: PROBLEMS says why not.
+bool may_be_made(const config::VolumeGroup& wanted, config::Diagnostics& problems);
+
 // What is wrong goes to PROBLEMS, with its place; nothing is returned then. With FORCE, PVs of
 // other groups are made anew.
 std::optional<GroupDesign> design_group(const config::VolumeGroup& wanted,

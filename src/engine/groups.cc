@@ -125,9 +125,8 @@ Status Engine::complete_groups(std::vector<lvm::PvInfo>& found, std::string_view
   return first;
 }
 
-Status Engine::join_group(const lvm::FoundGroup& found, const std::vector<lvm::PvInfo>& pvs,
-                          const GroupActivation& options) {
-  const std::string& name = found.shown_name;
+Status Engine::join_group(std::string name, const lvm::FoundGroup& found,
+                          const std::vector<lvm::PvInfo>& pvs, const GroupActivation& options) {
   for (const auto& group : volume_groups())
     if (group->model().id == found.group.id)
       return fail(Error::make(EEXIST, fmt::format("{}: is on the mount already", name)));
@@ -173,8 +172,8 @@ Status Engine::group_activate(std::string_view name, const GroupActivation& opti
                             name)));
   }
   const lvm::Assembly assembly = lvm::assemble(found);
-  for (const lvm::FoundGroup& each : assembly.groups)
-    if (each.shown_name == name) return join_group(each, found, options);
+  if (const lvm::FoundGroup* meant = lvm::find_group(assembly, name))
+    return join_group(std::string(name), *meant, found, options);
   return fail(Error::make(
       ENOENT, fmt::format("there is no volume group '{}' on devices that nothing uses", name)));
 }
@@ -198,9 +197,13 @@ std::vector<std::string> Engine::join_groups_of(std::string_view device) {
     return problems;
   }
   const lvm::Assembly assembly = lvm::assemble(*found);
-  for (const lvm::FoundGroup& each : assembly.groups)
-    if (has_device(each, *found, device))
-      if (auto joined = join_group(each, *found, {}); !joined) tell(joined.error().text());
+  for (const lvm::FoundGroup& each : assembly.groups) {
+    if (!has_device(each, *found, device)) continue;
+    // Whoever is on the mount keeps the name.
+    std::string name = volume_group(each.group.name) ? lvm::full_name(each.group) : each.shown_name;
+    if (auto joined = join_group(std::move(name), each, *found, {}); !joined)
+      tell(joined.error().text());
+  }
   return problems;
 }
 

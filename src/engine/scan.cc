@@ -341,22 +341,34 @@ class Scanner {
 
   bool build_group(bool whole) {
     const lvm::Assembly assembly = lvm::assemble(physical_volumes_);
-    for (const std::string& warning : assembly.warnings)
-      if (remarked_.insert(warning).second) scan_.remarks.push_back(warning);
+    for (const std::string& warning : assembly.warnings) remark(warning);
+    std::set<lvm::Id> seen;
     for (const lvm::FoundGroup& found : assembly.groups) {
       const bool complete = std::ranges::all_of(found.pvs, [](const auto& pv) { return !!pv; });
-      if (built_groups_.contains(found.group.name) || (whole && !complete)) continue;
-      if (found.shown_name != found.group.name) {
-        std::string remark = fmt::format("a second volume group of the name '{}' ({}) is left out",
-                                         found.group.name, found.shown_name);
-        if (remarked_.insert(remark).second) scan_.remarks.push_back(std::move(remark));
-        continue;
-      }
-      built_groups_.insert(found.group.name);
+      if (!seen.insert(found.group.id).second)
+        remark(fmt::format("a copy of volume group '{}' is left out: {}", found.group.name,
+                           found.warnings.back()));
+      if ((whole && !complete) || !built_groups_.insert(found.group.id).second) continue;
       add_group(found);
       return true;
     }
     return false;
+  }
+
+  void remark(std::string text) {
+    if (remarked_.insert(text).second) scan_.remarks.push_back(std::move(text));
+  }
+
+  // Of groups of one name, some may have been built before the others were found.
+  std::string group_name(const lvm::FoundGroup& found) {
+    const bool taken = std::ranges::any_of(scan_.definition.volume_groups, [&](const auto& each) {
+      return each.name.value == found.shown_name;
+    });
+    std::string name = taken ? lvm::full_name(found.group) : found.shown_name;
+    if (name != found.group.name)
+      remark(fmt::format("there is another volume group of the name '{}'; this one is '{}'",
+                         found.group.name, name));
+    return name;
   }
 
   // A group whose newest metadata cannot be read, as the copy that is asked for describes it.
@@ -370,7 +382,7 @@ class Scanner {
         for (const lvm::MetadataCopy& copy : *copies) {
           if (copy.seqno != *assemble_options_.metadata_seqno) continue;
           const auto older = lvm::assemble_as(physical_volumes_, copy);
-          if (!older || !built_groups_.insert(copy.group).second) continue;
+          if (!older || !built_groups_.insert(older->group.id).second) continue;
           add_group(*older);
           return true;
         }
@@ -380,13 +392,14 @@ class Scanner {
   }
 
   void add_group(const lvm::FoundGroup& found) {
+    const std::string name = group_name(found);
     if (!found.doubled_reason.empty())
-      scan_.remarks.push_back(fmt::format("{}: {}", found.group.name, found.doubled_reason));
+      scan_.remarks.push_back(fmt::format("{}: {}", name, found.doubled_reason));
     // Of whole copies none can be taken.
     if (std::ranges::none_of(found.pvs, [](const auto& pv) { return !!pv; })) return;
     config::VolumeGroup group;
-    group.name.value = found.group.name;
-    Scan::PhysicalVolumes& pvs = scan_.physical_volumes[found.group.name];
+    group.name.value = name;
+    Scan::PhysicalVolumes& pvs = scan_.physical_volumes[name];
     pvs.all = found.pvs.size();
     const auto add = [&](size_t pv) {
       config::PhysicalVolume described;
@@ -466,7 +479,8 @@ class Scanner {
   const AssembleOptions assemble_options_;
   Scan scan_;
   Assembler assembler_;
-  std::set<std::string> names_, files_, remarked_, built_groups_, volumes_;
+  std::set<std::string> names_, files_, remarked_, volumes_;
+  std::set<lvm::Id> built_groups_;
   std::vector<Group> groups_;
   std::vector<ArrayMember> cut_members_;  // left out
   std::vector<lvm::PvInfo> physical_volumes_;

@@ -60,7 +60,8 @@ lvm::ActivationPlan VolumeGroup::plan_of(const lvm::VolumeGroup& model,
                                          const std::set<lvm::Id>& inactive) const {
   return lvm::activation_plan(
       model, pv_names(),
-      {.mode = setup_.mode,
+      {.shown_name = setup_.name,
+       .mode = setup_.mode,
        .own_mode = [&](const lvm::LogicalVolume& volume) -> std::optional<lvm::ActivationMode> {
          const auto own = own_modes_.find(volume.id);
          return own == own_modes_.end() ? std::nullopt : std::optional(own->second);

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <iterator>
-#include <map>
 #include <memory>
+#include <set>
 #include <unordered_map>
 
 namespace volfs::lvm {
@@ -186,15 +186,19 @@ class Assembler {
     result_.groups = std::move(all);
   }
 
+  // By uuid, so that a name does not depend on the order of devices. Copies of one group have one.
   void name_groups() {
-    std::map<std::string, unsigned> taken;
-    for (FoundGroup& group : result_.groups) {
-      std::string name = group.group.name;
-      if (taken.contains(name)) name += "@" + group.group.id.dashed();
+    std::vector<FoundGroup*> groups;
+    for (FoundGroup& group : result_.groups) groups.push_back(&group);
+    std::ranges::stable_sort(groups, {}, [](const FoundGroup* each) { return each->group.id; });
+    std::set<std::string> taken;
+    for (FoundGroup* group : groups) {
+      std::string name = group->group.name;
+      if (taken.contains(name)) name = full_name(group->group);
       const std::string first = name;
       for (unsigned i = 2; taken.contains(name); i++) name = fmt::format("{}.{}", first, i);
-      taken.emplace(name, 1);
-      group.shown_name = std::move(name);
+      taken.insert(name);
+      group->shown_name = std::move(name);
     }
   }
 
@@ -212,6 +216,22 @@ std::vector<std::string> FoundGroup::device_names(std::span<const PvInfo> found)
   std::vector<std::string> out;
   for (const auto& pv : pvs) out.push_back(pv ? found[*pv].device : "");
   return out;
+}
+
+std::string full_name(const VolumeGroup& group) {
+  return group.name + "@" + group.id.dashed();
+}
+
+bool goes_by(const VolumeGroup& group, std::string_view name) {
+  return name == group.name || name == full_name(group);
+}
+
+const FoundGroup* find_group(const Assembly& assembly, std::string_view name) {
+  for (const FoundGroup& each : assembly.groups)
+    if (each.shown_name == name) return &each;
+  for (const FoundGroup& each : assembly.groups)
+    if (full_name(each.group) == name) return &each;
+  return nullptr;
 }
 
 Assembly assemble(std::span<const PvInfo> found) {

@@ -265,17 +265,22 @@ Result<std::string> Planner::device(uint32_t lv, std::string_view layer) {
             : fail_invalid(fmt::format("{}: {}", group_.lvs[lv].name, group_.lvs[lv].problem));
     building_.resize(depth);
     planned.done = true;
-    planned.name = dm_name(group_.name, group_.lvs[lv].name, layer);
+    planned.name = name_of(lv, layer);
     if (!built) planned.error = built.error().text();
   }
   if (!planned.error.empty()) return fail_invalid(planned.error);
   return planned.name;
 }
 
+std::string Planner::name_of(uint32_t lv, std::string_view layer) const {
+  const std::string& group = options_.shown_name.empty() ? group_.name : options_.shown_name;
+  return dm_name(group, group_.lvs[lv].name, layer);
+}
+
 Status Planner::build(uint32_t lv, std::string_view layer) {
   const LogicalVolume& described = group_.lvs[lv];
   Building building;
-  building.device.name = dm_name(group_.name, described.name, layer);
+  building.device.name = name_of(lv, layer);
   building.device.uuid = fmt::format("LVM-{}{}{}{}", group_.id.plain(), described.id.plain(),
                                      layer.empty() ? "" : "-", layer);
   // COW stores and images stay writable whatever their volume is.
@@ -341,7 +346,7 @@ Result<std::string> Planner::area(uint32_t lv, unsigned segment_number, unsigned
   // A hole: lvm2 gives it a device of the segment's length that answers with errors.
   const std::string layer = fmt::format("missing_{}_{}", segment_number, area_number);
   PlannedDevice hole;
-  hole.name = dm_name(group_.name, described.name, layer);
+  hole.name = name_of(lv, layer);
   hole.uuid = fmt::format("LVM-{}{}-{}", group_.id.plain(), described.id.plain(), layer);
   hole.table.push_back({0, segment.count * group_.extent_size / sector_size, "error", ""});
   const std::string name = hole.name;

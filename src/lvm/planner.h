@@ -42,6 +42,7 @@ class Planner {
     std::string error;  // why there is none
   };
 
+  std::string name_of(uint32_t lv, std::string_view layer) const;
   Status build(uint32_t lv, std::string_view layer);
   Status build_segments(uint32_t lv);
   // As lvm2: also a PV that is there again, and was missing when the metadata was written. What

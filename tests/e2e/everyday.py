@@ -404,8 +404,8 @@ def test_an_ordinary_user_needs_only_dev_fuse(t):
     equal(image.read_bytes()[:4], b"data", "what was written")
 
 
-def complete(t, *words):
-    """What bash offers for the last of the words; of mounts only this test's."""
+def complete(t, *words, line=""):
+    """What bash offers for the last of the words, which it has of LINE; of mounts only this test's."""
     completions = pathlib.Path(__file__).resolve().parents[2] / "conf/completions/volfs.bash"
     script = ('source "$1"; shift; compopt() { :; }; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _volfs; '
               'printf "%s\\n" "${COMPREPLY[@]}"')
@@ -413,7 +413,7 @@ def complete(t, *words):
     empty = t.path / "empty"  # no files to be offered, too
     empty.mkdir(exist_ok=True)
     lines = run("bash", "-c", script, "bash", completions, *words, cwd=empty,
-                env={**os.environ, "PATH": path}).splitlines()
+                env={**os.environ, "PATH": path, "COMP_LINE": line}).splitlines()
     return sorted(line for line in lines if line and (line[0] != "/" or line.startswith(str(t.path))))
 
 
@@ -454,6 +454,15 @@ def test_completion_knows_volumes_members_and_images(t):
     t.mount(group)
     equal(complete(t, "volfs", "lv", "merge", f"{mnt}/"), [f"{mnt}/vg0/be-fore"], "what can be merged")
     equal(complete(t, "volfs", "lv", "change", f"{mnt}/vg0/home", "--deltag", ""), ["new", "old-one"], "tags")
+    # To bash NAME@UUID is three words.
+    full = f"vg0@{t.status()['volume_groups'][0]['uuid']}"
+    t.umount()
+    t.mount(t.define(group.read_text().replace("  vg0:", f"  {full}:"), "full.yaml"))
+    words = [f"{mnt}/vg0", "@", full.removeprefix("vg0@") + "/h"]
+    equal(complete(t, "volfs", "lv", "extend", *words, line=f"volfs lv extend {''.join(words)}"), [words[2] + "ome"],
+          "a volume of a group by its full name")
+    equal(complete(t, "volfs", "lv", "merge", *words[:2], words[2][:-1], line=f"volfs lv merge {''.join(words)[:-1]}"),
+          [words[2][:-1] + "be-fore"], "a snapshot of it")
     t.umount()
     array = t.define("volfs: 1\nimages:\n" + "".join(f"  a{i}: {{path: a{i}.img, size: 4MiB}}\n" for i in range(3)) +
                      "arrays:\n  nas: {level: raid1, devices: [a0, a1]}\n", "array.yaml")

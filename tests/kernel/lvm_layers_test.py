@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Volume groups on arrays on partitions, and on volumes of other groups; and the ring of metadata that lvm2 left:
-each copy in it is listed, and can be mounted."""
+each copy in it is listed, and can be mounted; and two groups that lvm2 gave one name."""
 
 import json
 import re
@@ -133,6 +133,51 @@ def test_the_ring_of_lvm2(lab):
     theirs = sorted({int(number) for number in re.findall(r"seqno (\d+)", (lab.path / "search").read_text())})
     holds(seqno not in listed, f"the ring has not wrapped: {listed}")
     equal(sorted(listed), theirs, "the copies that pvck finds, wrapped")
+
+
+TWIN = """
+lvm <<END
+pvcreate -q -q --metadatasize 64k --dataalignment 64k $d
+vgcreate -q -q -s 64k twin $d
+lvcreate -q -q -y -Zn -Wn -n data -l 9 twin
+END
+PROGRAM scribble SEED /dev/twin/data
+"""
+
+
+def test_two_groups_of_one_name(lab):
+    """lvm2 sees only one of the disks at a time, as on two machines; volfs both."""
+    make_disks(lab)
+    attach = {name: f"d=$(losetup --find --show --offset {FIRST * 512} {name})" for name in DISKS[:2]}
+    sums = {name: lvm_lab.in_guest(lab, TWIN.replace("SEED", f"SEED{i}"), ["twin/data"], attach[name])["sums"]["twin/data"]
+            for i, name in enumerate(attach)}
+    groups = {}
+    for order in (DISKS[:2], DISKS[1::-1]):
+        lab.mount(*(lab.path / name for name in order))
+        shown = lab.status()["volume_groups"]
+        plain, full = sorted((group["name"] for group in shown), key=len)
+        equal(plain, "twin", f"mounted as {order}")
+        equal(full, "twin@" + max(group["uuid"] for group in shown), f"mounted as {order}")
+        found = {group["name"]: group["physical_volumes"][0]["device"].removesuffix("p1") for group in shown}
+        equal(groups or found, found, "who is who")
+        groups = found
+        for group, disk in groups.items():
+            equal(device_io.sha256(lab.mnt / group / "data"), sums[disk], f"{group} on {disk}")
+        lab.umount()
+    first, second = groups["twin"], groups[full]
+    before = sha256(lab.path / first)
+    lab.mount(*(lab.path / name for name in DISKS[:2]), options=["rw"])
+    volfs("lv", "create", lab.mnt / full / "new", "-l", "5")
+    volfs("lv", "extend", lab.mnt / full / "data", "-l", "+3")
+    for seed, volume in enumerate(["data", "new"], SEED):
+        device_io.scribble(lab.mnt / full / volume, seed, 30)
+    changed = {f"twin/{volume}": device_io.sha256(lab.mnt / full / volume) for volume in ("data", "new")}
+    lab.umount()
+    equal(sha256(lab.path / first), before, "the disk of the other")
+    found = lvm_lab.in_guest(lab, "vgchange -q -q -ay twin\nvgck twin && echo sound $(vgs --noheadings -o vg_name,vg_uuid)",
+                             list(changed), attach[second])
+    equal(found["sums"], changed, "what lvm2 reads")
+    holds(f"sound {full.replace('@', ' ')}" in found["output"], found["output"])
 
 
 if __name__ == "__main__":

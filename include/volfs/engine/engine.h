@@ -227,8 +227,8 @@ class Engine {
   Result<std::vector<lvm::PvInfo>> free_pvs(const std::vector<std::string>& devices,
                                             std::vector<Graph::Pin>& pins);
   Status complete_groups(std::vector<lvm::PvInfo>& found, std::string_view only);
-  Status join_group(const lvm::FoundGroup& found, const std::vector<lvm::PvInfo>& pvs,
-                    const GroupActivation& options);
+  Status join_group(std::string name, const lvm::FoundGroup& found,
+                    const std::vector<lvm::PvInfo>& pvs, const GroupActivation& options);
   // After DEVICE has come. What is returned, and told to the log, tells what cannot join.
   std::vector<std::string> join_groups_of(std::string_view device);
   Status check_origin_kept(std::string_view name, const dm::MappedDevice& map,

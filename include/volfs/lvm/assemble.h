@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "volfs/lvm/model.h"
@@ -16,7 +17,8 @@ namespace volfs::lvm {
 
 struct FoundGroup {
   VolumeGroup group;
-  // The group's name, or NAME@UUID if another group of that name came first.
+  // The group's name; of several of one name the first by uuid has it, the others are NAME@UUID,
+  // and copies of one group NAME@UUID.2 and so on.
   std::string shown_name;
   // For each of the group's pvs the index into the span that was given; nothing if missing.
   std::vector<std::optional<size_t>> pvs;
@@ -39,7 +41,15 @@ struct Assembly {
   std::vector<std::string> warnings;
 };
 
-// The result does not depend on the order of FOUND but for the order of groups.
+// "NAME@UUID", the uuid with dashes: what a group is called beside another of its name.
+std::string full_name(const VolumeGroup& group);
+// Whether a group is meant by NAME: its name, or its name and uuid.
+bool goes_by(const VolumeGroup& group, std::string_view name);
+// The group that NAME means, as it is shown or by name and uuid; null if there is none.
+const FoundGroup* find_group(const Assembly& assembly, std::string_view name);
+
+// The result does not depend on the order of FOUND but for the order of groups, and which of the
+// copies of one group is the first.
 Assembly assemble(std::span<const PvInfo> found);
 
 // The group as an older copy of its metadata describes it (`-o metadata=SEQNO`), on the same

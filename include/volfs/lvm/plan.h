@@ -69,6 +69,8 @@ struct ActivationPlan {
 };
 
 struct PlanOptions {
+  // What the group is called in the names of the devices; "": by its own name.
+  std::string shown_name = {};
   ActivationMode mode = ActivationMode::degraded;
   // Another mode for some volumes; null: for none.
   std::function<std::optional<ActivationMode>(const LogicalVolume&)> own_mode = {};

@@ -281,10 +281,47 @@ TEST_CASE("two groups of one name are both shown") {
   other.label.id = Id::parse("222222-2222-2222-2222-2222-2222-222222").value();
   std::string& text = other.areas[0].text;
   text.replace(text.find("id = \"") + 6, 6, "333333");
-  const Assembly assembly = assemble(std::array{one, other});
-  REQUIRE(assembly.groups.size() == 2);
-  CHECK(assembly.groups[0].shown_name == "vgring");
-  CHECK(assembly.groups[1].shown_name.starts_with("vgring@333333-"));
+  // Which of them has the name does not depend on who is given first.
+  for (const auto& given : {std::array{one, other}, std::array{other, one}}) {
+    const Assembly assembly = assemble(given);
+    REQUIRE(assembly.groups.size() == 2);
+    const FoundGroup* const plain = find_group(assembly, "vgring");
+    REQUIRE(plain != nullptr);
+    const FoundGroup& second =
+        plain == &assembly.groups[0] ? assembly.groups[1] : assembly.groups[0];
+    CHECK(plain->group.id < second.group.id);
+    CHECK(second.shown_name == "vgring@" + second.group.id.dashed());
+    CHECK(second.group.name == "vgring");
+    CHECK(find_group(assembly, second.shown_name) == &second);
+    CHECK(find_group(assembly, full_name(plain->group)) == plain);
+    CHECK(find_group(assembly, "vgring@333333") == nullptr);
+    CHECK(goes_by(second.group, "vgring"));
+    CHECK_FALSE(goes_by(second.group, full_name(plain->group)));
+  }
+}
+
+TEST_CASE("copies of a group are told by numbers, as they were") {
+  auto device = disk("ring.0.bytes", "a");
+  PvInfo one = scanned(*device), copy = one, third = one;
+  REQUIRE(assemble(std::array{one}).groups.at(0).group.pvs.size() != 1);
+  for (PvInfo* each : {&one, &copy, &third}) each->areas.resize(1);
+  std::string& text = one.areas[0].text;
+  text = "v { id = \"333333-3333-3333-3333-3333-3333-333333\" seqno = 1 status = [\"READ\", "
+         "\"WRITE\"] extent_size = 8 physical_volumes { pv0 { id = \"" +
+         one.label.id.dashed() +
+         "\" status = [\"ALLOCATABLE\"] pe_start = 2048 pe_count = 1 } } }\n"
+         "contents = \"Text Format Volume Group\" version = 1\n";
+  copy.areas[0].text = third.areas[0].text = text;
+  copy.device = "b";
+  third.device = "c";
+  const Assembly assembly = assemble(std::array{one, copy, third});
+  REQUIRE(assembly.groups.size() == 3);
+  const std::string full = "v@333333-3333-3333-3333-3333-3333-333333";
+  CHECK(assembly.groups[0].shown_name == "v");
+  CHECK(assembly.groups[1].shown_name == full);
+  CHECK(assembly.groups[2].shown_name == full + ".2");
+  CHECK(find_group(assembly, "v") == &assembly.groups[0]);
+  CHECK(find_group(assembly, full) == &assembly.groups[1]);
 }
 
 TEST_CASE("the newest metadata wins and the older is told") {
