@@ -258,7 +258,13 @@ Result<std::vector<uint32_t>> VolumeGroup::pvs(const std::vector<std::string>& n
     for (uint32_t pv = 0; pv < pvs_.size(); ++pv) {
       const bool chosen = name.starts_with('@') ? lvm::has(model.pvs[pv].tags, name.substr(1))
                                                 : pvs_[pv] && (*pvs_[pv])->name == name;
-      if (chosen && std::ranges::find(out, pv) == out.end()) out.push_back(pv);
+      if (!chosen) continue;
+      // As lvm2, whose lists of extents would overlap.
+      if (std::ranges::find(out, pv) != out.end())
+        return fail_invalid(fmt::format("{}: physical volume {} is named twice; expected each once",
+                                        setup_.name,
+                                        pvs_[pv] ? (*pvs_[pv])->name : model.pvs[pv].id.dashed()));
+      out.push_back(pv);
     }
     if (out.size() == before)
       return fail(Error::make(

@@ -71,7 +71,7 @@ class VolumeGroup {
   std::vector<Unavailable> unavailable() const;
   // A copy of the model as it is now.
   lvm::VolumeGroup model() const;
-  // The indices of PVs by the names of their devices, or by tag ("@slow").
+  // The indices of PVs by the names of their devices, or by tag ("@slow"). EINVAL if two name one.
   Result<std::vector<uint32_t>> pvs(const std::vector<std::string>& names) const;
 
   // Volumes are named within the group ("root"). With a TRIAL, a copy of the model, that is changed
