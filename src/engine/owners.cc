@@ -7,6 +7,21 @@
 
 namespace volfs::engine {
 
+namespace {
+
+// What lvm2 calls an inner volume, and any other that volumes of its own group are made of.
+std::string volume_above(const Graph& graph, const Node& node) {
+  if (node.kind != Kind::logical_volume) return "";
+  for (const std::string& name : graph.users(node.shown())) {
+    const auto user = graph.pin(name);
+    if (user && (*user)->kind == Kind::logical_volume)
+      return fmt::format("logical volume '{}'", name);
+  }
+  return node.internal ? "the volume group whose inner volume it is" : "";
+}
+
+}  // namespace
+
 std::string owner_of(Engine& engine, const Node& node) {
   const Graph& graph = engine.graph();
   for (const std::string& name : graph.users(node.shown())) {
@@ -22,7 +37,7 @@ std::string owner_of(Engine& engine, const Node& node) {
     for (const std::string& device : group->devices())
       if (!device.empty() && graph.find(device) == &node)
         return fmt::format("volume group '{}'", group->name());
-  return "";
+  return volume_above(graph, node);
 }
 
 }  // namespace volfs::engine

@@ -8,8 +8,9 @@
 
 namespace volfs::engine {
 
-// "array 'md0'", "volume group 'vg0'", "snapshot 'before'": whose member, physical volume or store
-// NODE is; "" if it is nobody's. NODE stays meanwhile. Any thread.
+// "array 'md0'", "volume group 'vg0'", "snapshot 'before'", "logical volume 'vg0-root'": whose
+// member, physical volume, store or inner volume NODE is; "" if it is nobody's. NODE stays
+// meanwhile. Any thread.
 std::string owner_of(Engine& engine, const Node& node);
 
 }  // namespace volfs::engine

@@ -145,6 +145,32 @@ def test_what_is_in_use_stays(lab):
     holds(not vg.exists(), "origin and snapshot are gone")
 
 
+def test_inner_volumes_are_only_looked_at(lab):
+    """Whoever wrote to an image of a raid would make it disagree with the others, and nobody would know."""
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "root", "-L", "4", "--type", "raid1", "-m", "1")
+    volfs("lv", "create", vg / "before", "-s", "root", "-L", "2")
+    write = lab.mnt / "above"
+    for inner in ("vg0-root_rimage_0", "vg0-root_rmeta_1", "vg0-before-cow", "vg0-root-real"):
+        rows = f"0 8 linear {inner} 0"
+        told = stderr_of(VOLFS, "map", "create", write, "--table", rows)
+        holds(f"\"{inner}\": in use by logical volume 'vg0-" in told, told)
+        holds("only a map that is read-only may look at it" in told, told)
+        volfs("map", "create", write, "-r", "--table", rows)
+        told = stderr_of(VOLFS, "map", "load", write, "--table", rows)
+        holds("only a map that is read-only may look at it" in told, told)
+        volfs("map", "remove", write)
+        told = stderr_of(VOLFS, "array", "create", lab.mnt / "md", "-l", "1", "-n", "2", "--yes", inner, "missing")
+        holds("in use by" in told, told)
+    volfs("map", "create", write, "--table", "0 8 linear vg0/root 0")
+    volfs("map", "remove", write)
+    # Shown, they are no better.
+    lab.umount()
+    lab.mount(lab.path / "lab.yaml", options=["hidden"])
+    told = stderr_of(VOLFS, "map", "create", write, "--table", "0 8 linear vg0/root_rimage_0 0")
+    holds("only a map that is read-only may look at it" in told, told)
+
+
 def attributes(lab, name):
     return next((lv["tags"], lv["writable"]) for lv in lab.status()["volume_groups"][0]["logical_volumes"] if lv["name"] == name)
 
