@@ -306,11 +306,12 @@ TEST_CASE("copies of a group are told by numbers, as they were") {
   REQUIRE(assemble(std::array{one}).groups.at(0).group.pvs.size() != 1);
   for (PvInfo* each : {&one, &copy, &third}) each->areas.resize(1);
   std::string& text = one.areas[0].text;
-  text = "v { id = \"333333-3333-3333-3333-3333-3333-333333\" seqno = 1 status = [\"READ\", "
-         "\"WRITE\"] extent_size = 8 physical_volumes { pv0 { id = \"" +
-         one.label.id.dashed() +
-         "\" status = [\"ALLOCATABLE\"] pe_start = 2048 pe_count = 1 } } }\n"
-         "contents = \"Text Format Volume Group\" version = 1\n";
+  text =
+      "v { id = \"333333-3333-3333-3333-3333-3333-333333\" seqno = 1 status = [\"READ\", "
+      "\"WRITE\"] extent_size = 8 physical_volumes { pv0 { id = \"" +
+      one.label.id.dashed() +
+      "\" status = [\"ALLOCATABLE\"] pe_start = 2048 pe_count = 1 } } }\n"
+      "contents = \"Text Format Volume Group\" version = 1\n";
   copy.areas[0].text = third.areas[0].text = text;
   copy.device = "b";
   third.device = "c";

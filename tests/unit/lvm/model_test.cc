@@ -68,6 +68,22 @@ TEST_CASE("all LVs of lvm2's metadata are sound") {
   }
 }
 
+TEST_CASE("the links of all snapshots are those of each volume") {
+  size_t links = 0;
+  for (const std::string name : cases) {
+    const VolumeGroup group = read_golden(name + ".text");
+    const SnapshotLinks all(group);
+    for (uint32_t lv = 0; lv < group.lvs.size(); lv++) {
+      CHECK(all.of_origin[lv] == group.snapshots_of(lv));
+      CHECK(all.of_cow[lv] == group.link_of_cow(lv));
+      CHECK(group.visible(lv, all) == group.visible(lv));
+      CHECK(shape_of(group, lv, all).origin == shape_of(group, lv).origin);
+      links += all.of_origin[lv].size();
+    }
+  }
+  CHECK(links > 0);
+}
+
 TEST_CASE("what a group says is read") {
   const VolumeGroup group = read_golden("odd.text");
   CHECK(group.name == "odd_vg");
