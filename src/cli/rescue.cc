@@ -210,8 +210,8 @@ void steps_for_found(const Report& report, const engine::FoundArray& array, Step
         "array '{}' is not there: find its other members and start again with them", array.name));
   using State = engine::FoundMember::State;
   for (const engine::FoundMember& member : array.members) {
-    const bool apart = member.state == State::apart;
-    if ((member.state != State::stale && !apart) || !array.problem.empty()) continue;
+    const bool apart = member.state == State::apart, faulty = member.state == State::faulty;
+    if ((member.state != State::stale && !faulty && !apart) || !array.problem.empty()) continue;
     if (takes_part(report.status, array.name, member.device))
       steps.push_back(fmt::format(
           "{}: was taken although it is {} ({} events), for '{}' cannot do without it: what was "
@@ -224,9 +224,9 @@ void steps_for_found(const Report& report, const engine::FoundArray& array, Step
           member.device, array.name));
     else
       steps.push_back(fmt::format(
-          "{}: is left out of '{}', for it is out of date: keep it as it is until you have your "
-          "data",
-          member.device, array.name));
+          "{}: is left out of '{}', for {}: keep it as it is until you have your data",
+          member.device, array.name,
+          faulty ? "the others say that it failed or was removed" : "it is out of date"));
   }
 }
 

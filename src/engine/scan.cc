@@ -324,7 +324,7 @@ class Scanner {
     found.definition.name.value = found.name;
     if (found.problem.empty()) {
       device = try_array(found);
-      if (!device && group.array.put_stale(found)) {
+      if (!device && group.array.put_left_out(found)) {
         device = try_array(found);
         found.definition.force.value = device != nullptr;  // nor can a definition have it otherwise
       }

@@ -52,6 +52,12 @@ std::string events_text(const FoundMember& member, uint64_t freshest) {
                      member.events == 1 ? "" : "s", freshest);
 }
 
+// Only force takes it.
+bool is_left_out(const FoundMember& member) {
+  return member.state == State::stale || member.state == State::faulty ||
+         member.state == State::apart;
+}
+
 }  // namespace
 
 std::string_view to_string(FoundMember::State state) {
@@ -155,14 +161,18 @@ void ArrayGroup::put(config::ArrayDevice& slot, const FoundMember& found) const 
     if (member.device == found.device) slot.write_mostly.value = member.sb.write_mostly;
 }
 
-bool ArrayGroup::put_stale(FoundArray& array) const {
+bool ArrayGroup::put_left_out(FoundArray& array) const {
+  std::vector<const FoundMember*> order;
+  for (const FoundMember& found : array.members)
+    if (is_left_out(found) && found.slot) order.push_back(&found);
+  std::ranges::stable_sort(order, {}, [](const FoundMember* m) {
+    return std::tuple(m->state == State::apart, UINT64_MAX - m->events);
+  });
   bool any = false;
   auto& slots = array.definition.devices;
-  for (const FoundMember& found : array.members) {
-    const bool left_out = found.state == State::stale || found.state == State::apart;
-    if (!left_out || !found.slot || *found.slot >= slots.size()) continue;
-    if (!slots[*found.slot].missing) continue;
-    put(slots[*found.slot], found);
+  for (const FoundMember* found : order) {
+    if (*found->slot >= slots.size() || !slots[*found->slot].missing) continue;
+    put(slots[*found->slot], *found);
     any = true;
   }
   return any;
@@ -299,8 +309,7 @@ void ArrayGroup::tell(FoundArray& array, const md::ArrayStatus& status,
                       const std::vector<ArrayMember>& cut_off) const {
   for (FoundMember& each : array.members) {
     const auto in_use = std::ranges::find(status.members, each.device, &md::MemberStatus::device);
-    each.taken = (each.state == State::stale || each.state == State::apart) &&
-                 in_use != status.members.end() && in_use->slot;
+    each.taken = is_left_out(each) && in_use != status.members.end() && in_use->slot;
   }
   for (std::string& note : notes(array.members)) array.notes.push_back(std::move(note));
   md::SlotSet empty;

@@ -33,9 +33,9 @@ class ArrayGroup {
   // are not in its definition. With FORCE, of copies of one member one is taken; else all are, and
   // assembly refuses them.
   FoundArray describe(bool force) const;
-  // Puts those into the slots that nobody else fills; false if there are none. To assemble it needs
-  // force then.
-  bool put_stale(FoundArray& array) const;
+  // Puts those, and who is faulty or was written apart, into the slots that nobody else fills, the
+  // freshest first; false if there are none. To assemble it needs force then.
+  bool put_left_out(FoundArray& array) const;
   // Adds the notes, once it is known what STATUS it has, if it is assembled. CUT_OFF: members that
   // are left out because their images are.
   void tell(FoundArray& array, const md::ArrayStatus& status,

@@ -32,9 +32,10 @@ Status Array::start() {
     std::unique_lock lock(c.mutex);
     // Members that are missing now must not count as fresh later, after writes they did not see.
     const auto& roles = c.array.roles;
-    const bool changed = std::any_of(roles.begin(), roles.end(), [&](uint16_t role) {
-      return role < c.shared.geometry.raid_disks && !c.member_of(role);
-    });
+    // What was forced lasts, as with mdadm.
+    const bool changed = c.forced || std::any_of(roles.begin(), roles.end(), [&](uint16_t role) {
+                           return role < c.shared.geometry.raid_disks && !c.member_of(role);
+                         });
     if (changed) c.note(true);
     c.unrecorded.store(changed);
     if (Status status = c.commit(lock); !status) {

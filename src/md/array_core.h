@@ -53,6 +53,7 @@ struct Array::Core final : Host {
   std::unique_ptr<SuperblockFormat> format;
   bool read_only = false;
   bool redundant = false;  // not linear or raid0: has a state to keep
+  bool forced = false;     // what was assumed with force is recorded at the start
   Members shared;
   std::unique_ptr<Personality> personality;
   std::unique_ptr<WriteIntent> bitmap;

@@ -25,7 +25,7 @@ class Assembler {
     MemberMetadata sb;
     uint16_t role = role_spare;  // by the freshest superblock
     uint32_t slot = no_slot;     // index in Members::slots
-    bool stale = false, apart = false;
+    bool stale = false, apart = false, forced = false;
     bool spare() const { return role == role_spare; }
   };
   Status read_all();
@@ -37,10 +37,11 @@ class Assembler {
   Status place();
   void tell_left_out() const;
   void tell_absent() const;
-  std::string forcible() const;
+  std::string forcible();
   Status put_into(Candidate& c, uint32_t slot);
   Status add_members();
-  void force_stale();
+  std::vector<Candidate*> to_force();
+  void force_members();
   void use_replacements(bool whole);
   Status check_replacements() const;
   const Candidate* in_slot(uint32_t slot) const;
@@ -175,25 +176,48 @@ SlotSet Assembler::missing() const {
   return set;
 }
 
-// With force: the least stale ones first, until it is enough; those that were written apart only if
-// nothing else helps.
-void Assembler::force_stale() {
-  std::vector<Candidate*> order;
-  order.reserve(found_.size());
+// With force: who is given and not in use, but was in a slot that is empty. The freshest first, as
+// mdadm, until it is enough: also who has failed by the others, whom Linux tells the last failure
+// with one event; what was written apart only if nothing else helps. Empty if it is not enough.
+std::vector<Assembler::Candidate*> Assembler::to_force() {
+  const Geometry& geometry = fresh_->sb.array.geometry;
+  std::vector<Candidate*> order, chosen;
   for (Candidate& c : found_)
-    if (c.stale || c.apart) order.push_back(&c);
+    if (c.slot == no_slot && c.sb.role() < disks() && !in_slot(c.sb.role()) && !c.sb.replacement &&
+        !c.sb.recovery_offset)
+      order.push_back(&c);
   std::sort(order.begin(), order.end(), [](const Candidate* a, const Candidate* b) {
     return std::tuple(a->apart, b->sb.array.events, a->sb.role()) <
            std::tuple(b->apart, a->sb.array.events, b->sb.role());
   });
+  SlotSet gone = missing();
   for (Candidate* c : order) {
-    if (survives(fresh_->sb.array.geometry, missing())) return;
+    if (survives(geometry, gone)) break;
+    if (!gone[c->sb.role()]) continue;
+    gone[c->sb.role()] = false;
+    chosen.push_back(c);
+  }
+  if (!survives(geometry, gone)) return {};
+  // Of a mirror perhaps more than are needed.
+  for (size_t i = chosen.size(); i-- > 0;) {
+    const uint16_t slot = chosen[i]->sb.role();
+    gone[slot] = true;
+    if (survives(geometry, gone))
+      chosen.erase(chosen.begin() + static_cast<ptrdiff_t>(i));
+    else
+      gone[slot] = false;
+  }
+  return chosen;
+}
+
+void Assembler::force_members() {
+  for (Candidate* c : to_force()) {
     const uint16_t own = c->sb.role();
-    if (own >= disks() || in_slot(own) || c->sb.replacement || c->sb.recovery_offset) continue;
     log_warning("{}: forcing {} into slot {}{}", o_.name, c->device->name(), own,
                 c->apart ? ", which was written apart from the others" : "");
     c->slot = c->role = own;
     c->stale = c->apart = false;
+    c->forced = true;
   }
 }
 
@@ -267,13 +291,15 @@ void Assembler::tell_absent() const {
 }
 
 // What force would use, for a refusal.
-std::string Assembler::forcible() const {
-  const bool apart = std::ranges::any_of(found_, &Candidate::apart);
-  const bool stale = std::ranges::any_of(found_, &Candidate::stale);
-  if (!apart && !stale) return {};
-  return fmt::format("; force would use members that {}{}{}", stale ? "are out of date" : "",
-                     stale && apart ? " or " : "",
-                     apart ? "were written apart, and mix what they hold" : "");
+std::string Assembler::forcible() {
+  std::string text;
+  for (const Candidate* c : to_force())
+    text += fmt::format("{}{}, which {}", text.empty() ? "; force would use " : "; and ",
+                        c->device->name(),
+                        c->apart   ? "was written apart, and mix what they hold"
+                        : c->stale ? "is out of date"
+                                   : "failed by the others' superblocks");
+  return text;
 }
 
 Status Assembler::place() {
@@ -282,7 +308,7 @@ Status Assembler::place() {
     VOLFS_TRY(put_into(c, c.sb.replacement ? disks() + c.role : c.role));
   }
   use_replacements(true);
-  if (o_.force) force_stale();
+  if (o_.force) force_members();
   use_replacements(false);
   VOLFS_TRY(check_replacements());
   if (!o_.quiet) {
@@ -323,7 +349,9 @@ Status Assembler::add_members() {
     auto member = std::make_unique<Array::Member>();
     member->device = member->metadata = from->device;
     member->written_events = from->sb.array.events;
-    member->behind = !from->spare() && from->sb.array.events != c.array.events;
+    // Who is forced stays as it is until the others say so, too.
+    member->behind = !from->spare() && !from->forced && from->sb.array.events != c.array.events;
+    c.forced = c.forced || from->forced;
     member->sb = from->sb;
     member->by_bitmap = from->sb.recovery_by_bitmap;
     VOLFS_TRY(Array::Core::read_bad_blocks(*member));
@@ -362,6 +390,7 @@ Status Assembler::check_dirty() {
     if (!c.array.has_ppl) {
       log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
       c.resync_position = all_in_sync;
+      c.forced = true;
     }
   }
   c.shared.agreed.store(c.resync_position);

@@ -8,7 +8,7 @@ import re
 import shutil
 
 import kernel_lab
-from lab import MiB, equal, holds, sha256, volfs
+from lab import VOLFS, MiB, equal, holds, sha256, stderr_of, volfs
 from md_superblock import Superblock
 
 DISK = 4 * MiB
@@ -117,6 +117,74 @@ def test_a_half_that_linux_gave_a_new_device_to_is_not_mixed_with_the_other(t):
                 t.mount(*given)
                 holds(len(set(array_file(t).read_bytes())) == 1, f"{what}: mixed")
                 t.umount()
+
+
+def test_forced_who_failed_last_is_taken_as_by_mdadm_and_that_lasts(t):
+    """Of the failure that an array does not survive Linux tells the others with one event."""
+    for level, version, bitmap, fail in (("raid5", "1.2", "none", "bc"), ("raid5", "0.90", "none", "ba"),
+                                         ("raid5", "1.2", "internal", "cd"), ("raid6", "1.0", "none", "bcd")):
+        what = f"{level} {version}, bitmap {bitmap}, {fail} failed"
+        folder = t.path / f"{level}-{version}-{bitmap}"
+        folder.mkdir()
+        disks = "abcd" if level == "raid5" else "abcde"
+        images = {disk: t.file(f"{folder.name}/{disk}.img", 2 * DISK) for disk in disks}
+        last = len(fail) - 1
+        script = f"""
+            set -- $(attach {' '.join(map(str, images.values()))})
+            mdadm --create /dev/md0 --run --quiet -l {level} -n {len(disks)} -e {version} -c64 --assume-clean \
+              -b {bitmap} $*
+            dd if=/dev/urandom of=/dev/md0 bs=64k count=100 oflag=direct status=none\n"""
+        for number, disk in enumerate(fail):
+            position = disks.index(disk) + 1
+            if number == last:
+                script += "sleep 1\n"
+            script += f"""
+                dd if=/dev/urandom of=/dev/md0 bs=64k count=10 seek={5 * number} oflag=direct status=none
+                echo 3 > /proc/sys/vm/drop_caches; head -c 6553600 /dev/md0 > {folder}/content
+                mdadm --quiet /dev/md0 --fail ${position} {'|| true  # it says that the array does not survive' if number == last else ''}
+                {'' if number == last else f'mdadm --quiet /dev/md0 --remove ${position}'}\n"""
+        t.linux.check(script + "mdadm --stop --quiet /dev/md0; losetup -D")
+        freed = images[fail[last]].name
+        refused = stderr_of(VOLFS, "mount", *images.values(), t.mnt, status=2)
+        holds(f"force would use {freed}, which failed" in refused, f"{what}: {refused}")
+        wanted = (folder / "content").read_bytes()
+
+        def shows(how, where=None):
+            with open(where or array_file(t), "rb") as shown:
+                holds(shown.read(len(wanted)) == wanted, f"{what}, {how}: other content")
+
+        t.mount(*images.values(), "-o", "ro,force")
+        shows("forced")
+        t.umount()
+        needed = [path for disk, path in images.items() if disk not in fail[:last]]
+        t.mount(*needed, "-o", "ro,force")
+        shows("forced, without the others")
+        t.umount()
+        report = json.loads(volfs("mount", *images.values(), t.mnt, "--rescue", "--json"))
+        shows("rescue")
+        steps = "\n".join(report["next_steps"])
+        holds(f"{freed}: was taken although it is faulty" in steps, f"{what}: {steps}")
+        holds(f"{images[fail[0]].name}: is left out" in steps, f"{what}: {steps}")
+        t.umount()
+        volfs("overlay", "discard", report["overlay"], "--yes")
+        said = t.linux.check(f"""
+            cp {folder}/?.img /run/; cd /run
+            mdadm --assemble --force --run --readonly /dev/md0 $(attach {' '.join(path.name for path in needed)}) 2>&1
+            head -c 6553600 /dev/md0 | cmp - {folder}/content && echo same
+            mdadm --stop --quiet /dev/md0; losetup -D; rm -f *.img""")
+        holds("same" in said.split(), f"{what}: what mdadm does: {said}")
+        # Nothing is written but who is there.
+        t.mount(*images.values(), "-o", "rw,force")
+        t.umount()
+        t.mount(*images.values())
+        shows("after it was forced")
+        t.umount()
+        said = t.linux.check(f"""
+            cp {folder}/?.img /run/; cd /run
+            mdadm --assemble --run --readonly /dev/md0 $(attach {' '.join(path.name for path in needed)}) 2>&1
+            head -c 6553600 /dev/md0 | cmp - {folder}/content && echo same
+            mdadm --stop --quiet /dev/md0; losetup -D; rm -f *.img""")
+        holds("same" in said.split(), f"{what}: mdadm after volfs: {said}")
 
 
 def test_one_event_less_is_none_for_both(t):

@@ -29,7 +29,7 @@ struct FoundMember {
     copy,   // of another that is given; with force one of them is taken
     apart,  // was written, or may have been, without the freshest, and that without it
   } state = State::spare;
-  bool taken = false;  // with force, although it is out of date or was written apart
+  bool taken = false;  // with force, although it is out of date, faulty or was written apart
 };
 // "in sync", "out of date", ...
 std::string_view to_string(FoundMember::State state);

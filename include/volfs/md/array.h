@@ -46,8 +46,9 @@ Result<std::optional<MemberMetadata>> scan(BlockDevice& device,
 struct ArrayOptions {
   std::string name = "md0";  // of the device
   bool read_only = false;    // not one byte is written, whatever state the members are in
-  // Start although data may be lost: a dirty, degraded raid4, 5 or 6 is taken for clean, and stale
-  // members are used when too few others are left.
+  // Start although data may be lost: a dirty, degraded raid4, 5 or 6 is taken for clean, and
+  // members that are stale or have failed are used when too few others are left, the freshest
+  // first. Recorded unless read-only.
   bool force = false;
   std::optional<uint32_t> raid0_layout;  // where the superblock does not say
   Nanos safe_mode_delay = std::chrono::milliseconds(200);

@@ -367,6 +367,38 @@ TEST_CASE("too few members are refused, and what would force them is said") {
   CHECK(only(scan({paths[2]})).problem.find("force") == std::string::npos);
 }
 
+// Of the last failure Linux tells the others with one event.
+TEST_CASE("with force who failed last is taken, not who failed long ago, and both are told") {
+  for (const auto version : {md::SuperblockVersion::v1_2, md::SuperblockVersion::v0_90}) {
+    Shelf shelf;
+    const auto paths = shelf.create({.level = 5, .version = version}, {"a", "b", "c", "d"});
+    const auto set = [&](size_t disk, uint64_t events, std::initializer_list<size_t> faulty) {
+      shelf.change(paths[disk], [&](md::MemberMetadata& sb) {
+        sb.array.events = events;
+        for (const size_t each : faulty) sb.array.roles[each] = md::role_faulty;
+      });
+    };
+    set(0, 8, {1, 2});
+    set(1, 2, {});
+    set(2, 7, {1});
+    set(3, 8, {1, 2});
+    const Scan found = scan(paths);
+    CHECK(
+        only(found).problem.ends_with("; force would use c, which failed by the others' "
+                                      "superblocks"));
+    const Scan forced = scan(paths, true);
+    const FoundArray& array = only(forced);
+    CHECK(array.problem == "");
+    for (const FoundMember& member : array.members) CHECK(member.taken == (member.device == "c"));
+    CHECK(has_note(array,
+                   "c, slot 2, is faulty, but is taken and will be changed, for there are too few "
+                   "others: what is read may be mixed of old and new"));
+    CHECK(has_note(array, "b, once slot 1, is out of date: it has 2 events, the others have 8"));
+    CHECK(has_note(array, "slot 1 is missing"));
+    CHECK(only(scan({paths[0], paths[2], paths[3]}, true)).problem == "");
+  }
+}
+
 TEST_CASE("a copy of a member is refused with its reason, other arrays are not") {
   Shelf shelf;
   const auto paths = shelf.create({.level = 5}, {"a", "b", "c"});

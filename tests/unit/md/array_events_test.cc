@@ -244,7 +244,7 @@ TEST_CASE(
   REQUIRE(!refused);
   CHECK(refused.error().text() ==
         "md0: too few members of 4: slots 1, 2, 3 are missing or not in sync; force would use "
-        "members that were written apart, and mix what they hold");
+        "disk2, which was written apart, and mix what they hold");
   ArrayOptions force;
   force.force = force.read_only = true;
   CHECK(rig.assemble(left, force).status().members.size() == 2);
