@@ -101,6 +101,9 @@ bool survives(const Geometry& geometry, const SlotSet& missing);
 // Size of the array when each member gives `member_size` bytes; for linear and raid0 with equal
 // members. The geometry must be valid.
 uint64_t array_size(const Geometry& geometry, uint64_t member_size);
+// What a raid0 gets of a member: Linux cuts the bits of a chunk less a sector off, which is more
+// than rounding down to a chunk if that is no power of two.
+uint64_t raid0_share(uint64_t member_size, uint64_t chunk);
 
 // ---- linear: members one after the other -------------------------------------------------
 class LinearLayout {
@@ -124,11 +127,12 @@ class LinearLayout {
 class Raid0Layout {
  public:
   // `member_sizes` by slot; each is rounded down to the chunk, which need not be a power of two.
+  // Where it is none the array ends somewhat before its last zone, as Linux counts.
   // `layout` is raid0_layout::original or alternate; unknown only if all members are equal.
   static Result<Raid0Layout> make(std::span<const uint64_t> member_sizes, uint64_t chunk,
                                   uint32_t layout);
 
-  uint64_t size() const { return zones_.back().end; }
+  uint64_t size() const { return size_; }
   uint64_t chunk() const { return chunk_; }
   size_t zone_count() const { return zones_.size(); }
   Place map(uint64_t offset) const;
@@ -143,7 +147,7 @@ class Raid0Layout {
     std::vector<uint32_t> slots;
     uint64_t turn;  // which of slots holds the first chunk
   };
-  uint64_t chunk_ = 0;
+  uint64_t chunk_ = 0, size_ = 0;
   std::vector<Zone> zones_;
 };
 

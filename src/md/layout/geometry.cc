@@ -133,6 +133,8 @@ uint64_t array_size(const Geometry& g, uint64_t member_size) {
       auto layout = Raid10Layout::make(g, member_size);
       return layout ? layout->size() : 0;
     }
+    case 0:
+      return g.raid_disks * raid0_share(member_size, g.chunk);
     default:
       return g.raid_disks * (g.chunk != 0 ? round_down(member_size, g.chunk) : member_size);
   }

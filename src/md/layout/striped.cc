@@ -63,6 +63,10 @@ std::optional<uint64_t> LinearLayout::array_offset(uint32_t slot, uint64_t offse
   return start + offset;
 }
 
+uint64_t raid0_share(uint64_t member_size, uint64_t chunk) {
+  return round_down(member_size, chunk) & ~(chunk - sector_size);
+}
+
 Result<Raid0Layout> Raid0Layout::make(std::span<const uint64_t> member_sizes, uint64_t chunk,
                                       uint32_t layout) {
   if (chunk == 0 || chunk % sector_size != 0)
@@ -90,6 +94,8 @@ Result<Raid0Layout> Raid0Layout::make(std::span<const uint64_t> member_sizes, ui
     member_start = member_end;
     result.zones_.push_back(std::move(zone));
   }
+  for (const uint64_t size : sizes) result.size_ += raid0_share(size, chunk);
+  if (result.size_ == 0) return fail_invalid("the members are too small");
   return result;
 }
 
@@ -129,7 +135,9 @@ std::optional<uint64_t> Raid0Layout::array_offset(uint32_t slot, uint64_t offset
     uint64_t width = zone.slots.size();
     uint64_t index = (static_cast<uint64_t>(it - zone.slots.begin()) + width - zone.turn) % width;
     uint64_t row = (offset - zone.member_start) / chunk_;
-    return zone.start + (row * width + index) * chunk_ + (offset - zone.member_start) % chunk_;
+    const uint64_t at =
+        zone.start + (row * width + index) * chunk_ + (offset - zone.member_start) % chunk_;
+    return at < size_ ? std::optional(at) : std::nullopt;
   }
   return std::nullopt;
 }

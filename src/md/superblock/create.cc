@@ -298,8 +298,10 @@ void Planner::number_devices() {
 void Planner::place_1_0(MemberMetadata& m, uint64_t device_size, uint64_t side_space) const {
   m.super_offset = round_down(device_size - 8 * KiB, 4 * KiB);
   side_space += bad_block_log_size;
-  if (m.super_offset < member_size_ + side_space) side_space = m.super_offset - member_size_;
-  m.data_size = m.super_offset - side_space;
+  // Of an array with redundancy mdadm leaves data_offset out of account; of others all is used.
+  const uint64_t start = o_.level > 0 ? 0 : m.data_offset, used = start + member_size_;
+  if (m.super_offset < used + side_space) side_space = m.super_offset - used;
+  m.data_size = m.super_offset - side_space - start;
   if (side_space >= bad_block_log_size) {
     m.bad_block_log_size = bad_block_log_size;
     m.bad_block_log_offset = -static_cast<int64_t>(bad_block_log_size);

@@ -118,6 +118,25 @@ TEST_CASE("raid0 records its layout only where members differ") {
   CHECK(plan(o).members[0].member.array.geometry.layout == raid0_layout::original);
 }
 
+TEST_CASE("without redundancy data ends before the superblock of 1.0, wherever it begins") {
+  for (const int32_t level : {0, level_linear}) {
+    auto o = options(level, 2, 8 * MiB);
+    o.version = SuperblockVersion::v1_0;
+    if (level == 0) o.chunk = 64 * KiB;
+    for (const uint64_t start : {0 * MiB, 1 * MiB}) {
+      o.data_offset = start;
+      for (const CreatedMember& each : plan(o).members) {
+        const MemberMetadata& m = each.member;
+        CHECK(m.data_offset == start);
+        CHECK(m.data_offset + m.data_size + m.bad_block_log_size <= m.super_offset);
+        const auto back = decode_superblock(o.version, *encode_superblock(m), 8 * MiB);
+        if (!back) FAIL(back.error().text());
+        CHECK(back->data_size == m.data_size);
+      }
+    }
+  }
+}
+
 TEST_CASE("impossible arrays are refused with the reason") {
   auto refused = [](const CreateOptions& o, int code) {
     auto result = plan_create(o);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <algorithm>
 
 #include <map>
 #include <set>
@@ -175,7 +176,7 @@ TEST_CASE("raid0 with equal members is one zone in every layout") {
     auto raid0 = Raid0Layout::make(sizes, 12 * KiB, layout);
     REQUIRE(raid0);
     CHECK(raid0->zone_count() == 1);
-    CHECK(raid0->size() == 3 * round_down(1 * MiB, 12 * KiB));
+    CHECK(raid0->size() == 3 * 1012 * KiB);  // 2024 sectors, 2040 without the bits of 23
     CHECK(raid0->map(5 * 12 * KiB + 1) == Place{2, 12 * KiB + 1, 12 * KiB - 1});
   }
 }
@@ -220,6 +221,36 @@ TEST_CASE("raid0 zones map one to one in both layouts and differ in turn") {
         REQUIRE(sectors == of_parts);
         REQUIRE(parts <= sizes.size() * raid0->zone_count());
       }
+}
+
+// Sizes that Linux 7.2 gave to arrays of such members, KiB.
+TEST_CASE("a raid0 whose chunk is no power of two ends where Linux ends it") {
+  struct Case {
+    uint64_t chunk;
+    std::vector<uint64_t> members;
+    uint64_t size;
+  };
+  const Case cases[] = {
+      {12, {8184, 13308, 19452, 26616}, 67528}, {4, {8192, 13312, 19456, 26624}, 67584},
+      {20, {8180, 13300, 19440, 26620}, 67476}, {24, {8184, 13296}, 21448},
+      {12, {8184, 8184, 8184}, 24528},          {12, {8196, 8196, 8196}, 24588},
+      {100, {8100, 8200, 11200}, 27404},        {12, {8184, 8196, 8196}, 24568}};
+  for (const Case& each : cases)
+    for (uint32_t layout : {raid0_layout::original, raid0_layout::alternate}) {
+      INFO("chunk ", each.chunk, " KiB, size ", each.size);
+      std::vector<uint64_t> sizes;
+      for (const uint64_t member : each.members) sizes.push_back(member * KiB);
+      const auto raid0 = Raid0Layout::make(sizes, each.chunk * KiB, layout);
+      REQUIRE(raid0);
+      CHECK(raid0->size() == each.size * KiB);
+      const Place last = raid0->map(raid0->size() - 1);
+      CHECK(raid0->array_offset(last.slot, last.offset) == raid0->size() - 1);
+      if (last.length > 1) CHECK(!raid0->array_offset(last.slot, last.offset + 1));
+      if (std::adjacent_find(sizes.begin(), sizes.end(), std::not_equal_to<>()) != sizes.end())
+        continue;
+      CHECK(array_size({0, 0, static_cast<uint32_t>(sizes.size()), each.chunk * KiB}, sizes[0]) ==
+            each.size * KiB);
+    }
 }
 
 TEST_CASE("raid0 with unequal members and no recorded layout is refused with the choice named") {
