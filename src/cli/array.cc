@@ -29,7 +29,7 @@ struct ArrayArguments {
   std::map<std::string, std::string> words;  // of an array to create, by the request's key
   size_t raid_devices = 0, spare_devices = 0;
   bool assume_clean = false, force = false, read_only = false;
-  double timeout = 0;
+  std::optional<double> timeout;
   bool re_add = false, yes = false;
 };
 
@@ -133,20 +133,19 @@ class SyncProgress {
 };
 
 // Waits by turns, and shows between them how far it has come.
-void wait(Session& session, const std::string& path, double seconds) {
+void wait(Session& session, const std::string& path, const std::optional<double>& seconds) {
   constexpr Nanos turn = std::chrono::milliseconds(500);
   const auto target = find_array(path);
   if (!target) return session.fail(target.error());
   const TimePoint deadline =
-      seconds == 0 ? never
-                   : now() + std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+      seconds ? now() + std::chrono::milliseconds(static_cast<int64_t>(*seconds * 1000)) : never;
   SyncProgress progress(*target);
   while (true) {
     const Nanos left = std::min<Nanos>(turn, deadline - now());
     const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(left).count();
     const auto answer = request(target->mountpoint, {{"request", "array.wait"},
                                                      {"array", target->volume},
-                                                     {"timeout_ms", std::max<int64_t>(ms, 1)}});
+                                                     {"timeout_ms", std::max<int64_t>(ms, 0)}});
     if (answer) return tell(session, *answer);
     if (answer.error().code() != ETIMEDOUT || now() >= deadline)
       return session.fail(answer.error());
@@ -301,7 +300,9 @@ void add_array(CLI::App& app, Session& session) {
   plain("stop", "take the array down; it must not be in use");
   plain("mdstat", "print what /proc/mdstat would say of it");
   auto* waiting = add_one(*array, session, arguments, "wait", "wait until nothing is to be synced");
-  waiting->add_option("--timeout", arguments->timeout, "seconds; 0: without end")
+  waiting
+      ->add_option("--timeout", arguments->timeout,
+                   "seconds; 0: only look; without it: without end")
       ->check(CLI::Range(0.0, 86400.0));
   waiting->callback([arguments, &session] { wait(session, arguments->path, arguments->timeout); });
 }

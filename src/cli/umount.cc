@@ -171,18 +171,22 @@ Status remove_dead(const std::string& path) {
 }
 
 // Those who follow events have it open, too: they are told that it ends, and given a moment to let
-// go.
+// go. Not before nobody else is seen to use it: then it would go on, and they had been told wrong.
 Status unmount_served(const std::string& mountpoint, Detach detach) {
-  (void)request(mountpoint, {{"request", "mount.ending"}});
+  const std::string events = mountpoint + "/.volfs/events";
+  const bool lazy = detach == Detach::yes;
   const TimePoint deadline = now() + std::chrono::seconds(1);
-  while (true) {
+  for (bool told = false;;) {
+    if (!told && (lazy || control::open_users(mountpoint, control::Below::yes, events).empty()))
+      told = request(mountpoint, {{"request", "mount.ending"}, {"lazy", lazy}}).has_value();
     auto done = unmount(mountpoint, detach);
     if (done || done.error().code() != EBUSY) return done;
     if (now() < deadline) {
       sleep_for(std::chrono::milliseconds(20));
       continue;
     }
-    const std::string users = to_string(control::open_users(mountpoint, control::Below::yes));
+    const std::string users =
+        to_string(control::open_users(mountpoint, control::Below::yes, events));
     if (users.empty()) return done;
     return fail(Error::make(EBUSY, fmt::format("{}: {}", done.error().text(), users)));
   }

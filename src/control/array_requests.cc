@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <optional>
 
 #include "requests.h"
 #include "volfs/md/array.h"
@@ -107,18 +108,52 @@ Result<json> frozen(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+// An array that is waited for may be stopped, so it is kept for a moment only; the wait ends then.
+// While it is about to be stopped it cannot be found, and may yet stay.
+Result<Pinned> pinned_again(const RequestContext& context, const Fields& fields, uint64_t serial) {
+  while (true) {
+    auto target = pinned(context, fields);
+    if (target && target->pin->serial == serial) return target;
+    bool there = false;
+    context.engine.for_each_node([&](const engine::Node& node) { there |= node.serial == serial; });
+    if (target || !there) break;
+    sleep_for(std::chrono::milliseconds(20));
+  }
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("array"));
+  return fail(Error::make(ENODEV, fmt::format("{}: was stopped while it was waited for", name)));
+}
+
+// Whether a spare would be put to use, if that were not held back.
+bool spare_is_wanted(const md::ArrayStatus& status) {
+  const auto& members = status.members;
+  const bool wanted = status.state == md::ArrayState::degraded ||
+                      std::ranges::any_of(members, &md::MemberStatus::to_replace);
+  return wanted &&
+         std::ranges::count(members, md::MemberState::spare, &md::MemberStatus::state) > 0;
+}
+
 Result<json> wait_array(const RequestContext& context, const Fields& fields) {
-  VOLFS_TRY_ASSIGN(const Pinned target, pinned(context, fields));
   VOLFS_TRY_ASSIGN(const uint64_t timeout_ms, fields.number_or("timeout_ms", 0));
   const TimePoint deadline =
-      timeout_ms == 0 ? never : now() + std::chrono::milliseconds(timeout_ms);
+      fields.has("timeout_ms") ? now() + std::chrono::milliseconds(timeout_ms) : never;
   constexpr Nanos slice = std::chrono::milliseconds(200);
-  while (!target.array->wait_sync(std::min(deadline, now() + slice))) {
+  VOLFS_TRY_ASSIGN(auto first, pinned(context, fields));
+  const uint64_t serial = first.pin->serial;
+  std::optional<Pinned> target(std::move(first));
+  while (!target->array->wait_sync(std::min(deadline, now() + slice))) {
     if (context.abandoned()) return fail(Error::make(ECANCELED, "nobody waits any more"));
     if (now() >= deadline)
-      return fail(Error::make(ETIMEDOUT, target.array->name() + ": still being synced"));
+      return fail(Error::make(ETIMEDOUT, target->array->name() + ": still being synced"));
+    target.reset();
+    VOLFS_TRY_ASSIGN(auto again, pinned_again(context, fields, serial));
+    target.emplace(std::move(again));
   }
-  return json{{"mismatch_cnt", target.array->status().mismatches / sector_size}};
+  const md::ArrayStatus status = target->array->status();
+  if (status.sync.held && (status.sync.pending || spare_is_wanted(status)))
+    return fail(Error::make(EBUSY, fmt::format("{}: is frozen, and something is to be synced; "
+                                               "array.idle lets that go on",
+                                               target->array->name())));
+  return json{{"mismatch_cnt", status.mismatches / sector_size}};
 }
 
 Result<json> speed(const RequestContext& context, const Fields& fields) {

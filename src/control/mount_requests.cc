@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Requests on the mount as a whole.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 
 #include "requests.h"
 #include "schema.h"
@@ -50,7 +52,12 @@ Result<json> users(const RequestContext& context, const Fields& fields) {
 }
 
 // Whoever follows events lets go of the mount, so that it can be unmounted.
-Result<json> ending(const RequestContext& context, const Fields&) {
+Result<json> ending(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const bool lazy, fields.flag_or("lazy", false));
+  for (const auto& volume : context.engine.catalog().volumes())
+    if (const uint64_t open = volume->open_count(); open > 0 && !lazy)
+      return fail(Error::make(EBUSY, fmt::format("{}: in use: {} open file{}", volume->path(), open,
+                                                 open == 1 ? "" : "s")));
   context.engine.events().publish({"mount.ending", "", {}});
   context.engine.events().end();
   return json();
@@ -94,7 +101,7 @@ constexpr std::array mount_rows{
                 "image:name,path:path,readonly:flag?,direct:flag?,partition:number?,offset:number?,"
                 "length:number?,pad:number?,activate:flag?",
                 add_image},
-    RequestType{"mount.ending", "", ending},
+    RequestType{"mount.ending", "lazy:flag?", ending},
     RequestType{"mount.info", "", info},
     RequestType{"mount.remove_image", "image:name", remove_image},
     RequestType{"mount.requests", "", list_requests},

@@ -41,7 +41,9 @@ std::string first_line(const std::string& path) {
 struct Wanted {
   const std::string& path;
   Below below;
+  const std::string& except;
   bool operator()(const std::string& found) const {
+    if (found == except) return false;
     if (found == path) return true;
     return below == Below::yes && found.starts_with(path) && found[path.size()] == '/';
   }
@@ -66,8 +68,8 @@ bool has_open(const std::string& process, const Wanted& wanted) {
 
 }  // namespace
 
-std::vector<OpenUser> open_users(const std::string& path, Below below) {
-  const Wanted wanted{path, below};
+std::vector<OpenUser> open_users(const std::string& path, Below below, const std::string& except) {
+  const Wanted wanted{path, below, except};
   std::vector<OpenUser> users;
   for (const std::string& name : names_in("/proc")) {
     const pid_t pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));

@@ -78,25 +78,74 @@ unsigned stack_depth(const BlockDevice& device, unsigned limit) {
   return HeightFinder(limit, nullptr).height(device);
 }
 
-// One of suspend and resume at a time. They may wait long, so it is not a Mutex.
+// One of suspend, resume and changes in several steps at a time. They may wait long, so it is not a
+// Mutex. False if it was not had by the deadline.
+bool MappedDevice::take_turn(bool several_steps, TimePoint deadline) {
+  const std::lock_guard lock(mutex_);
+  if (!changed_.wait_until(mutex_, deadline, [this] { return !turn_taken_; })) return false;
+  turn_taken_ = true;
+  changing_ = several_steps;
+  if (several_steps) ++changes_;
+  return true;
+}
+
+void MappedDevice::end_turn() {
+  const std::lock_guard lock(mutex_);
+  turn_taken_ = false;
+  changing_ = false;
+  changed_.notify_all();
+}
+
 class MappedDevice::Turn {
  public:
-  explicit Turn(MappedDevice& device) : device_(device) {
-    const std::lock_guard lock(device_.mutex_);
-    device_.changed_.wait(device_.mutex_, [this] { return !device_.turn_taken_; });
-    device_.turn_taken_ = true;
-  }
+  explicit Turn(MappedDevice& device, TimePoint deadline = never)
+      : device_(device), taken_(device.take_turn(false, deadline)) {}
   ~Turn() {
-    const std::lock_guard lock(device_.mutex_);
-    device_.turn_taken_ = false;
-    device_.changed_.notify_all();
+    if (taken_) device_.end_turn();
   }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
+  explicit operator bool() const { return taken_; }
 
  private:
   MappedDevice& device_;
+  const bool taken_;
 };
+
+Result<MappedDevice::Change> MappedDevice::change(TimePoint deadline) {
+  if (take_turn(true, deadline)) return Change(*this);
+  return fail(still_changing());
+}
+
+Error MappedDevice::still_changing() const {
+  return Error::make(ETIMEDOUT, fmt::format("{}: another change of it is still under way", name()));
+}
+
+MappedDevice::Change::~Change() {
+  if (device_) device_->end_turn();
+}
+
+Status MappedDevice::Change::load(std::span<const TableRow> rows, const Resolver& resolve,
+                                  const LoadOptions& options) {
+  VOLFS_TRY_ASSIGN(auto table, device_->build(rows, resolve, options));
+  return device_->replace_inactive(std::move(table), true, options.admit);
+}
+
+Status MappedDevice::Change::clear() {
+  return device_->replace_inactive(nullptr, true);
+}
+
+Status MappedDevice::Change::suspend(const SuspendOptions& options) {
+  return device_->suspend_in_turn(options);
+}
+
+Status MappedDevice::Change::resume(const SuspendOptions& options) {
+  return device_->resume_in_turn(options);
+}
+
+Status MappedDevice::Change::give_table(Change& to) {
+  return device_->give_in_turn(*to.device_);
+}
 
 // Keeps one of the tables from being destroyed, without keeping it from being swapped out.
 class MappedDevice::Pinned {
@@ -133,36 +182,55 @@ void MappedDevice::retire(std::unique_ptr<Table> table) {
   if (table) table->users().close();
 }
 
-Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolve,
-                          const LoadOptions& options) {
+Result<std::unique_ptr<Table>> MappedDevice::build(std::span<const TableRow> rows,
+                                                   const Resolver& resolve,
+                                                   const LoadOptions& options) {
   VOLFS_TRY(check_rows(rows, options.place));
   VOLFS_TRY_ASSIGN(auto table, Table::build(rows, name(), options.place, options.read_only, resolve,
                                             std::make_shared<EventSink>(*this), options.origins,
                                             options.hold_sync));
   VOLFS_TRY(in(options.place, check_stack(*table, *this)));
-  return replace_inactive(std::move(table));
+  return table;
+}
+
+Status MappedDevice::load(std::span<const TableRow> rows, const Resolver& resolve,
+                          const LoadOptions& options) {
+  VOLFS_TRY_ASSIGN(auto table, build(rows, resolve, options));
+  return replace_inactive(std::move(table), false, options.admit);
 }
 
 Status MappedDevice::clear() {
-  return replace_inactive(nullptr);
+  return replace_inactive(nullptr, false);
 }
 
-// Not in turn: a suspend that waits for its I/O must not keep a table from being loaded.
-Status MappedDevice::replace_inactive(std::unique_ptr<Table> table) {
-  {
+// Waits for a Change, but not for its turn: a suspend that waits for its I/O must not keep a table
+// from being loaded.
+Status MappedDevice::replace_inactive(std::unique_ptr<Table> table, bool in_change,
+                                      const std::function<Status()>& admit) {
+  for (bool done = false; !done;) {
+    uint64_t as_of = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!in_change) changed_.wait(mutex_, [this] { return !changing_; });
+      as_of = changes_;
+    }
+    if (admit) VOLFS_TRY(admit());
     const std::lock_guard lock(mutex_);
+    if (changes_ != as_of) continue;  // what was admitted may be wrong by now
     if (entering_)
       return fail(Error::make(
           EBUSY,
           fmt::format("{}: the table that is loaded is just becoming the active one", name())));
     std::swap(inactive_, table);
+    done = true;
   }
   retire(std::move(table));
   return {};
 }
 
 Status MappedDevice::suspend(const SuspendOptions& options) {
-  const Turn turn(*this);
+  const Turn turn(*this, options.deadline);
+  if (!turn) return fail(still_changing());
   return suspend_in_turn(options);
 }
 
@@ -191,7 +259,12 @@ Status MappedDevice::suspend_in_turn(const SuspendOptions& options) {
 }
 
 Status MappedDevice::resume(const SuspendOptions& options) {
-  const Turn turn(*this);
+  const Turn turn(*this, options.deadline);
+  if (!turn) return fail(still_changing());
+  return resume_in_turn(options);
+}
+
+Status MappedDevice::resume_in_turn(const SuspendOptions& options) {
   const auto enter = [this](bool on) {
     const std::lock_guard lock(mutex_);
     entering_ = on && inactive_;
@@ -239,6 +312,10 @@ void MappedDevice::took_table() {
 
 Status MappedDevice::give_table(MappedDevice& to) {
   const Turn turn(*this), other(to);
+  return give_in_turn(to);
+}
+
+Status MappedDevice::give_in_turn(MappedDevice& to) {
   const auto refuse = [](const MappedDevice& device, const char* what) {
     return fail(Error::make(EBUSY, fmt::format("{}: {}", device.name(), what)));
   };

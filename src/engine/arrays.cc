@@ -231,7 +231,6 @@ Status Engine::array_add(std::string_view array, std::string_view device, bool r
 }
 
 Status Engine::array_stop(std::string_view name) {
-  wait_unused(name);
   {
     VOLFS_TRY_ASSIGN(const Graph::Pin pin, graph_.pin(name));
     if (pin->kind != Kind::array)
@@ -239,13 +238,7 @@ Status Engine::array_stop(std::string_view name) {
           Error::make(ENOTTY, fmt::format("{}: not an array but {}", name, one_of(pin->kind))));
     VOLFS_TRY(pin->device->flush());
   }
-  Gone gone;
-  const std::lock_guard lock(structure_);
-  Node* const node = graph_.find(name);
-  if (!node || node->kind != Kind::array)
-    return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
-  VOLFS_TRY_ASSIGN(gone, remove_node(*node));
-  return {};
+  return take_down(name, Kind::array);
 }
 
 }  // namespace volfs::engine

@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "owners.h"
+#include "snapshot_parts.h"
 #include "volfs/config/names.h"
 #include "volfs/dm/mapped_device.h"
 #include "volfs/dm/table.h"
@@ -127,7 +128,11 @@ Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool re
         EBUSY, fmt::format("in use by {}: only a map that is read-only may look at it", owner)));
   };
   return load_on(graph_, map, table,
-                 {.read_only = !written, .origins = &origins_, .hold_sync = frozen_}, pins, check);
+                 {.read_only = !written,
+                  .origins = &origins_,
+                  .hold_sync = frozen_,
+                  .admit = [&] { return check_origin_kept(map, table); }},
+                 pins, check);
 }
 
 namespace {
@@ -198,13 +203,14 @@ Result<std::string> Engine::map_check(std::string_view name, std::string_view ta
   return trial.table(dm::MappedDevice::Which::inactive);
 }
 
-// A map that has snapshots shows through a snapshot-origin of its name. A table that went round
-// that would change the snapshots unseen.
-Status Engine::check_origin_kept(std::string_view name, const dm::MappedDevice& map,
-                                 std::string_view table) const {
+// A map that has snapshots shows through a snapshot-origin of its name, or what is being merged
+// into it. A table that went round that would change the snapshots unseen.
+Status Engine::check_origin_kept(const dm::MappedDevice& map, std::string_view table) const {
   constexpr std::string_view origin = " snapshot-origin ";
-  const std::string real = fmt::format("{}-real", name);
-  if (!map.table().ends_with(fmt::format("{}{}\n", origin, real)) ||
+  const std::string name = map.name(), real = name + "-real", active = map.table();
+  if (active.find(fmt::format(" snapshot-merge {} ", real)) != std::string::npos)
+    return fail(Error::make(EBUSY, name + ": a snapshot is being merged into it"));
+  if (!active.ends_with(fmt::format("{}{}\n", origin, real)) ||
       table.find(origin) != std::string_view::npos)
     return {};
   for (const Node* node : graph_.nodes()) {
@@ -220,7 +226,6 @@ Status Engine::check_origin_kept(std::string_view name, const dm::MappedDevice& 
 
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-  VOLFS_TRY(check_origin_kept(name, *map, table));
   std::vector<Graph::Pin> pins;
   VOLFS_TRY(in(name, load_table(*map, table, read_only, pins)));
   events_.publish({"map.loaded", std::string(name), {}});
@@ -295,8 +300,7 @@ Result<Engine::Gone> Engine::remove_node(Node& node) {
   VOLFS_TRY(snapshots_->check_removable(node));
   Gone gone;
   node.device->for_each_below([&](BlockDevice& below) {
-    if (const Node* each = graph_.find(below))
-      if (auto pin = graph_.pin(each->name)) gone.below.push_back(std::move(*pin));
+    if (auto pin = graph_.pin(below)) gone.below.push_back(std::move(*pin));
   });
   const bool exposed = node.volume != nullptr;
   if (exposed) VOLFS_TRY(catalog_->remove(name));
@@ -311,22 +315,60 @@ Result<Engine::Gone> Engine::remove_node(Node& node) {
   return fail(std::move(taken.error()));
 }
 
-Status Engine::map_remove(std::string_view name) {
+// What says no at once, before others are kept from it.
+Status Engine::check_unused(const Node& node) {
+  if (const auto users = graph_.users(*node.device); !users.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, users.front())));
+  VOLFS_TRY(snapshots_->check_removable(node));
+  if (const std::string owner = group_of(*this, node); !owner.empty())
+    return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", node.name, owner)));
+  const uint64_t open = node.volume ? node.volume->open_count() : 0;
+  if (open == 0) return {};
+  return fail(Error::make(
+      EBUSY, fmt::format("{}: in use: {} open file{}", node.name, open, open == 1 ? "" : "s")));
+}
+
+// Others look at devices all the time, and an operation that waits for something of this one, and
+// does so in pieces, ends when it finds that it leaves.
+Status Engine::take_down(std::string_view name, Kind kind) {
+  constexpr Nanos patience = std::chrono::seconds(2);
   wait_unused(name);
-  Gone gone;
-  const std::lock_guard lock(structure_);
   Node* node = nullptr;
   {
-    VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
-    node = &map.node();
+    const std::lock_guard lock(structure_);
+    node = graph_.find(name);
+    if (!node) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
+    if (node->kind != kind)
+      return fail(Error::make(
+          ENOTTY, fmt::format("{}: not {} but {}", name, one_of(kind), one_of(node->kind))));
+    VOLFS_TRY(check_unused(*node));
+    graph_.set_leaving(*node, true);
   }
-  VOLFS_TRY_ASSIGN(gone, remove_node(*node));
-  return {};
+  const TimePoint deadline = now() + patience;
+  while (true) {
+    const bool unpinned = graph_.wait_unpinned(*node, deadline);
+    Gone gone;
+    const std::lock_guard lock(structure_);
+    auto removed = remove_node(*node);
+    if (removed) {
+      gone = std::move(*removed);
+      return {};
+    }
+    if (unpinned && graph_.pinned(*node)) continue;
+    graph_.set_leaving(*node, false);
+    return fail(std::move(removed.error()));
+  }
+}
+
+Status Engine::map_remove(std::string_view name) {
+  return take_down(name, Kind::map);
 }
 
 Status Engine::map_rename(std::string_view from, std::string_view to) {
-  const std::lock_guard lock(structure_);
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(from));
+  // Whoever lays something below it goes by its name.
+  VOLFS_TRY_ASSIGN(const auto change, map->change(now() + suspend_patience));
+  const std::lock_guard lock(structure_);
   VOLFS_TRY(check_name(to));
   if (graph_.find(to))
     return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", to)));

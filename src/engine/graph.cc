@@ -77,7 +77,7 @@ void Graph::set_front(Node& node, std::unique_ptr<BlockDevice> front) {
 Graph::Pin::~Pin() {
   if (!node_) return;
   const std::lock_guard lock(graph_.mutex_);
-  --node_->pins;
+  if (--node_->pins == 0) graph_.unpinned_.notify_all();
 }
 
 Result<Graph::Pin> Graph::pin(std::string_view name) const {
@@ -86,6 +86,29 @@ Result<Graph::Pin> Graph::pin(std::string_view name) const {
   if (!node) return fail(Error::make(ENOENT, fmt::format("{}: no such device", name)));
   ++node->pins;
   return Pin(*this, *node);
+}
+
+std::optional<Graph::Pin> Graph::pin(const BlockDevice& device) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = by_device_.find(&device);
+  if (it == by_device_.end()) return std::nullopt;
+  ++it->second->pins;
+  return Pin(*this, *it->second);
+}
+
+void Graph::set_leaving(Node& node, bool leaving) {
+  const std::lock_guard lock(mutex_);
+  node.leaving = leaving;
+}
+
+bool Graph::pinned(const Node& node) const {
+  const std::lock_guard lock(mutex_);
+  return node.pins > 0;
+}
+
+bool Graph::wait_unpinned(const Node& node, TimePoint deadline) const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_.wait_until(mutex_, deadline, [&] { return node.pins == 0; });
 }
 
 Node* Graph::find_locked(std::string_view name) const {

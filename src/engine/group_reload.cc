@@ -17,6 +17,8 @@ namespace {
 constexpr Nanos patience = std::chrono::seconds(60);
 // close(2) returns before the server is told of it, and a stat(2) opens a volume for a moment.
 constexpr Nanos closing_time = std::chrono::milliseconds(500);
+// How long an operation on what is to go may hold that up.
+constexpr Nanos unpinning_time = std::chrono::seconds(10);
 
 dm::MappedDevice& map_behind(Node& node) {
   return dynamic_cast<dm::MappedDevice&>(*node.device);
@@ -51,7 +53,7 @@ bool names(const lvm::PlannedDevice& device, std::string_view name) {
 
 // A table may need what the system has not got at the moment: threads, for a raid set. Its users
 // wait anyway, and would do so for good if nobody tried again.
-Status resume_at_last(dm::MappedDevice& map) {
+Status resume_at_last(dm::MappedDevice::Change& map) {
   constexpr int most_tries = 60;
   constexpr Nanos between = std::chrono::milliseconds(500);
   for (int tries = 1;; ++tries) {
@@ -129,7 +131,7 @@ std::string CanonicalTables::of(const lvm::PlannedDevice& device) const {
   return out;
 }
 
-Status GroupReload::load(VolumeGroup& group, dm::MappedDevice& map,
+Status GroupReload::load(VolumeGroup& group, dm::MappedDevice::Change& map,
                          const lvm::PlannedDevice& planned) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table_text(planned)));
   const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
@@ -142,8 +144,8 @@ Status GroupReload::load(VolumeGroup& group, dm::MappedDevice& map,
                    .hold_sync = group.engine_.frozen_});
 }
 
-Status GroupReload::load(Node& node, const lvm::PlannedDevice& planned) {
-  return in(node.name, load(group_, map_behind(node), planned));
+Status GroupReload::load(Item& item, const lvm::PlannedDevice& planned) {
+  return in(item.node->name, load(group_, *item.change, planned));
 }
 
 void GroupReload::build_all(VolumeGroup& group, const lvm::ActivationPlan& plan,
@@ -151,8 +153,11 @@ void GroupReload::build_all(VolumeGroup& group, const lvm::ActivationPlan& plan,
   const CanonicalTables canonical(group, plan);
   const auto build = [&](const lvm::PlannedDevice& planned) -> Result<Node*> {
     auto map = std::make_unique<dm::MappedDevice>(planned.name, planned.uuid);
-    VOLFS_TRY(load(group, *map, planned));
-    VOLFS_TRY(map->resume());
+    {
+      VOLFS_TRY_ASSIGN(auto change, map->change());
+      VOLFS_TRY(load(group, change, planned));
+      VOLFS_TRY(change.resume());
+    }
     const std::lock_guard lock(group.engine_.structure_);
     return group.engine_.graph_.add(planned.name, Kind::logical_volume, std::move(map));
   };
@@ -201,6 +206,33 @@ Status GroupReload::check_going() const {
   return {};
 }
 
+// Nobody takes snapshots of the devices, nor gives them other tables, until this is over.
+Status GroupReload::take_turns() {
+  for (Item& item : items_) {
+    if (item.is_new) continue;
+    VOLFS_TRY_ASSIGN(auto change, map_behind(*item.node).change(now() + patience));
+    item.change.emplace(std::move(change));
+  }
+  return {};
+}
+
+// What goes is found by nobody any more; who found it before is done with it, or stands on it.
+Status GroupReload::let_go() {
+  {
+    const std::lock_guard lock(engine_.structure_);
+    VOLFS_TRY(check_going());
+    for (const std::string& uuid : going_)
+      engine_.graph_.set_leaving(*group_.devices_.at(uuid).node, true);
+  }
+  const TimePoint deadline = now() + unpinning_time;
+  for (const std::string& uuid : going_) {
+    const Node& node = *group_.devices_.at(uuid).node;
+    if (engine_.graph_.wait_unpinned(node, deadline)) continue;
+    return fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", node.name)));
+  }
+  return {};
+}
+
 Status GroupReload::withdraw() {
   std::vector<VolumeGroup::Shown> leaving;
   for (const auto& [id, shown] : group_.shown_)
@@ -210,7 +242,6 @@ Status GroupReload::withdraw() {
       volume->wait_unused(now() + closing_time);
   const std::lock_guard lock(engine_.structure_);
   VOLFS_TRY(check_going());
-  for (const std::string& uuid : going_) group_.devices_.at(uuid).node->leaving = true;
   for (const VolumeGroup::Shown& shown : leaving) {
     VOLFS_TRY(engine_.catalog_->remove(shown.path));
     shown.node->volume.reset();
@@ -225,7 +256,7 @@ Status GroupReload::rename_nodes() {
     if (item.is_new || item.node->name == item.planned->name) continue;
     const std::string old = item.node->name;
     VOLFS_TRY(engine_.graph_.rename(old, item.planned->name));
-    map_behind(*item.node).rename(item.planned->name);
+    (**item.change).rename(item.planned->name);
     renamed_.emplace_back(item.node, old);
   }
   return {};
@@ -242,28 +273,33 @@ bool GroupReload::used_by_others(const lvm::PlannedDevice& planned) const {
 Status GroupReload::grow(Item& item) {
   if (item.planned->size() <= item.node->device->size() || !used_by_others(*item.planned))
     return {};
-  VOLFS_TRY(map_behind(*item.node).resume({.deadline = now() + patience}));
+  VOLFS_TRY(item.change->resume({.deadline = now() + patience}));
   item.grown = true;
   return {};
 }
 
 Status GroupReload::preload(Item& item) {
   if (item.is_new) {
-    const std::lock_guard lock(engine_.structure_);
     auto map = std::make_unique<dm::MappedDevice>(item.planned->name, item.planned->uuid);
+    const std::lock_guard lock(engine_.structure_);
     VOLFS_TRY_ASSIGN(item.node,
                      engine_.graph_.add(item.planned->name, Kind::logical_volume, std::move(map)));
     item.node->uuid = item.planned->uuid;
     item.node->internal = true;
     item.node->read_only_wanted = group_.setup_.wanted_read_only || item.planned->read_only;
+    VOLFS_TRY_ASSIGN(auto change, map_behind(*item.node).change());  // nobody else knows it
+    item.change.emplace(std::move(change));
   }
   if (item.deferred) return {};
-  if (item.is_new || item.differs) VOLFS_TRY(load(*item.node, *item.planned));
-  if (item.is_new) return map_behind(*item.node).resume();
+  if (item.is_new || item.differs) VOLFS_TRY(load(item, *item.planned));
+  if (item.is_new) return item.change->resume();
   return item.differs ? grow(item) : Status();
 }
 
 Status GroupReload::prepare() {
+  VOLFS_TRY(check_own_tables());
+  VOLFS_TRY(let_go());
+  VOLFS_TRY(take_turns());
   VOLFS_TRY(check_own_tables());
   VOLFS_TRY(withdraw());
   VOLFS_TRY(rename_nodes());
@@ -297,12 +333,12 @@ Status GroupReload::suspend() {
     if (!item->suspend) continue;
     // One that could not be assembled before is suspended yet.
     item->suspended = item->reassemble;
-    if (map_behind(*item->node).suspended()) continue;
-    VOLFS_TRY(map_behind(*item->node).suspend({.deadline = now() + patience}));
+    if ((*item->change)->suspended()) continue;
+    VOLFS_TRY(item->change->suspend({.deadline = now() + patience}));
     item->suspended = true;
   }
   for (Item& item : items_)
-    if (item.deferred) VOLFS_TRY(load(*item.node, *item.planned));
+    if (item.deferred) VOLFS_TRY(load(item, *item.planned));
   return {};
 }
 
@@ -310,14 +346,14 @@ Status GroupReload::finish() {
   finished_ = true;
   Status first;
   const auto resume = [&](Item& item) {
-    if (auto resumed = resume_at_last(map_behind(*item.node)); !resumed && first)
-      first = std::move(resumed);
+    if (auto resumed = resume_at_last(*item.change); !resumed && first) first = std::move(resumed);
   };
   // A snapshot must be there before its origin is written to.
   for (Item& item : items_)
     if (item.is_new && item.deferred) resume(item);
   for (Item& item : items_)
     if (!item.is_new && (item.suspended || (item.differs && !item.grown))) resume(item);
+  for (Item& item : items_) item.change.reset();
   remove_gone(first);
   for (const Item& item : items_)
     group_.devices_[item.planned->uuid] = {item.node, *item.planned, item.canonical};
@@ -347,7 +383,7 @@ void GroupReload::undo() {
     if (!status) log_error("undoing a change: {}", status.error().text());
   };
   for (Item& item : items_)
-    if (item.node) told(map_behind(*item.node).clear());
+    if (item.change) told(item.change->clear());
   {
     const std::lock_guard lock(engine_.structure_);
     for (auto renamed = renamed_.rbegin(); renamed != renamed_.rend(); ++renamed) {
@@ -356,15 +392,17 @@ void GroupReload::undo() {
     }
   }
   for (Item& item : items_) {
-    if (item.is_new || !item.node) continue;
+    if (item.is_new || !item.change) continue;
     if (item.grown) {
-      Status loaded = load(*item.node, group_.devices_.at(item.planned->uuid).planned);
+      Status loaded = load(item, group_.devices_.at(item.planned->uuid).planned);
       told(loaded);
     }
-    if (item.grown || item.suspended) told(map_behind(*item.node).resume());
+    if (item.grown || item.suspended) told(item.change->resume());
   }
+  for (Item& item : items_) item.change.reset();
   const std::lock_guard lock(engine_.structure_);
-  for (const std::string& uuid : going_) group_.devices_.at(uuid).node->leaving = false;
+  for (const std::string& uuid : going_)
+    engine_.graph_.set_leaving(*group_.devices_.at(uuid).node, false);
   for (auto item = items_.rbegin(); item != items_.rend(); ++item)
     if (item->is_new && item->node) told(engine_.graph_.remove(item->node->name));
   for (const Withdrawn& each : withdrawn_) {

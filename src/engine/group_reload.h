@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -59,6 +60,7 @@ class GroupReload {
     bool reassemble = false;  // a raid whose legs change: it looks at them anew when it is resumed
     bool suspended = false;   // by us
     bool suspend = false;     // to be
+    std::optional<dm::MappedDevice::Change> change;  // none yet, or over
   };
   struct Withdrawn {
     std::string path;
@@ -68,6 +70,8 @@ class GroupReload {
   void note_reassembled();
   Status check_own_tables() const;
   Status check_going() const;
+  Status let_go();
+  Status take_turns();
   Status withdraw();
   Status rename_nodes();
   Status preload(Item& item);
@@ -75,8 +79,9 @@ class GroupReload {
   void choose_suspended();
   void remove_gone(Status& first);
   void undo();
-  static Status load(VolumeGroup& group, dm::MappedDevice& map, const lvm::PlannedDevice& planned);
-  Status load(Node& node, const lvm::PlannedDevice& planned);
+  static Status load(VolumeGroup& group, dm::MappedDevice::Change& map,
+                     const lvm::PlannedDevice& planned);
+  Status load(Item& item, const lvm::PlannedDevice& planned);
   bool used_by_others(const lvm::PlannedDevice& planned) const;
 
   VolumeGroup& group_;

@@ -72,6 +72,8 @@ Status Engine::image_remove(std::string_view name) {
     if (pin->kind != Kind::image)
       return fail(
           Error::make(ENOTTY, fmt::format("{}: not an image but {}", name, one_of(pin->kind))));
+    if (pin->internal)
+      return fail(Error::make(EBUSY, fmt::format("{}: is a part of another device", name)));
     if (const auto users = graph_.users(*pin->device); !users.empty())
       return fail(Error::make(EBUSY, fmt::format("{}: in use by {}", name, users.front())));
     for (const auto& group : volume_groups())
@@ -80,8 +82,7 @@ Status Engine::image_remove(std::string_view name) {
             Error::make(EBUSY, fmt::format("{}: in use by volume group {}", name, group->name())));
     VOLFS_TRY(pin->device->flush());
   }
-  const std::lock_guard lock(structure_);
-  VOLFS_TRY(graph_.remove(name));
+  VOLFS_TRY(take_down(name, Kind::image));
   events_.publish({"image.removed", std::string(name), {}});
   return {};
 }

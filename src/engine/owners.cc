@@ -32,12 +32,17 @@ std::string owner_of(Engine& engine, const Node& node) {
     if (const auto snapshot = find_snapshot(graph, name); snapshot && snapshot->store == &node)
       return fmt::format("snapshot '{}'", name);
   }
-  // Also one without any volume, on whose devices nothing stands.
+  const std::string group = group_of(engine, node);
+  return group.empty() ? volume_above(graph, node) : group;
+}
+
+// Also one without any volume, on whose devices nothing stands.
+std::string group_of(Engine& engine, const Node& node) {
   for (const auto& group : engine.volume_groups())
     for (const std::string& device : group->devices())
-      if (!device.empty() && graph.find(device) == &node)
+      if (!device.empty() && engine.graph().find(device) == &node)
         return fmt::format("volume group '{}'", group->name());
-  return volume_above(graph, node);
+  return "";
 }
 
 }  // namespace volfs::engine

@@ -12,5 +12,7 @@ namespace volfs::engine {
 // member, physical volume, store or inner volume NODE is; "" if it is nobody's. NODE stays
 // meanwhile. Any thread.
 std::string owner_of(Engine& engine, const Node& node);
+// Volume groups only.
+std::string group_of(Engine& engine, const Node& node);
 
 }  // namespace volfs::engine

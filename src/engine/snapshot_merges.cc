@@ -123,32 +123,36 @@ Status Snapshots::merge(std::string_view name) {
   if (path.empty())
     return fail(
         Error::make(EOPNOTSUPP, fmt::format("{}: its store is not a file of its own", name)));
-  VOLFS_TRY_ASSIGN(Origin origin, origin_of(*found.below.origin));
+  auto pin = origin_of(*found.below.origin);
+  if (!pin)
+    return fail(Error::make(ENOENT, found.below.origin->name() + ": has no snapshot-origin"));
+  const std::string below(pin->operator->()->name);
+  VOLFS_TRY_ASSIGN(Origin origin, locate(below));
   const auto volume = origin.pin->volume;
   VOLFS_TRY(check_unused(*origin.pin, *origin.top));
-  VOLFS_TRY(take_off_catalog(*engine_.catalog_, engine_.graph_, *found.node));
+  const bool shown = found.node->volume != nullptr;
+  VOLFS_TRY(withdraw(*found.node));
   const std::string snapshot(name);
   const bool defined = !taken_.contains(snapshot);
   const Store store{.name = found.store->name,
                     .path = path,
                     .made = made_.contains(path),
                     .own = found.owns_store()};
-  Status done = origin.top->suspend({.deadline = now() + suspend_patience});
+  Status done = origin.change.suspend({.deadline = now() + suspend_patience});
   if (done) {
     (void)found.map->suspend();
     done = note_merge(found, origin, path, defined);
     if (done) done = show_merge(origin, *found.below.store, found.kind, found.chunk_sectors);
-    if (!done) origin.top->clear();
-    if (auto resumed = origin.top->resume(); !resumed && done) {
-      done = std::move(resumed);
-      origin.top->clear();
+    if (done) done = origin.change.resume();
+    if (!done) {
+      (void)origin.change.clear();
+      (void)origin.change.resume();
     }
   }
   if (volume) engine_.catalog_->changed(*volume);
   if (!done) {
     (void)found.map->resume();
-    auto again = engine_.catalog_->add(snapshot, *found.map);
-    if (again) found.node->volume = *again;
+    show_again(*found.node, shown);
     (void)note_merged(snapshot, store, false);
     return in(name, std::move(done));
   }
@@ -247,7 +251,7 @@ Status Snapshots::forget_merged(const MergeRecord& record) const {
 
 Status Snapshots::show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
                              uint64_t chunk_sectors) {
-  return load_over(*origin.top, "snapshot-merge", {origin.real, &store},
+  return load_over(origin.change, "snapshot-merge", {origin.real, &store},
                    snapshot_words(kind, chunk_sectors),
                    {.size = origin.top->size(), .origins = engine_.origins_});
 }
@@ -293,11 +297,30 @@ void Snapshots::watch(Merge& merge) {
   }
 }
 
+// The origin shows what was merged into it. A map that somebody has suspended stays so.
+void Snapshots::end_merge(Merge& merge) {
+  auto change = merge.top->change();
+  if (!change) return;  // never: there is no deadline
+  Origin origin{.pin = *engine_.graph_.pin(*merge.origin->device),
+                .top = merge.top,
+                .change = std::move(*change),
+                .real = merge.real};
+  if (lowered_.contains(merge.real)) {
+    auto lower = dynamic_cast<dm::MappedDevice&>(*merge.real).change();
+    if (lower) origin.lower.emplace(std::move(*lower));
+  }
+  const bool ours = !merge.top->suspended();
+  if (ours)
+    if (auto suspended = origin.change.suspend(); !suspended)
+      log_error("{}", suspended.error().text());
+  settle(origin);
+  if (ours)
+    if (auto resumed = origin.change.resume(); !resumed) log_error("{}", resumed.error().text());
+}
+
 void Snapshots::finish(Merge& merge) {
   const Turn turn(*this);
-  if (auto suspended = merge.top->suspend(); !suspended) log_error("{}", suspended.error().text());
-  settle(*merge.origin, *merge.top, *merge.real);
-  if (auto resumed = merge.top->resume(); !resumed) log_error("{}", resumed.error().text());
+  end_merge(merge);
   if (merge.origin->volume) engine_.catalog_->changed(*merge.origin->volume);
   if (merge.store.own) remove_node(merge.store.name);
   if (auto noted = note_merged(merge.name, merge.store, true); !noted)
@@ -314,24 +337,26 @@ Status Snapshots::continue_merge(const MergeRecord& record, Node& store, bool de
   const Turn turn(*this);
   VOLFS_TRY_ASSIGN(Origin origin, locate(record.origin));
   if (!origin.real) {
-    VOLFS_TRY(origin.top->suspend());
+    VOLFS_TRY(origin.change.suspend());
     VOLFS_TRY(lower_table(origin));
   }
   VOLFS_TRY_ASSIGN(const MergeRecord present, describe_merge(origin, *store.device));
   VOLFS_TRY(check_record(record, present));
   // As the snapshot shows it, for now: other snapshots of the origin may be yet to come, and must
   // have their copies of what the merge overwrites.
-  VOLFS_TRY(load_over(*origin.top, "snapshot", {origin.real, store.device.get()},
+  VOLFS_TRY(load_over(origin.change, "snapshot", {origin.real, store.device.get()},
                       snapshot_words(record.kind, record.chunk_size / sector_size),
                       {.size = origin.top->size(),
                        .read_only = read_only || origin.top->read_only(),
                        .origins = engine_.origins_}));
-  VOLFS_TRY(origin.top->resume());
+  VOLFS_TRY(origin.change.resume());
   if (read_only) return {};
   if (record.made) made_.insert(record.store);
   auto merge = std::make_unique<Waiting>(
       Waiting{.name = record.snapshot,
-              .origin = std::move(origin),
+              .origin = origin.pin->name,
+              .top = origin.top,
+              .real = origin.real,
               .store = {.name = store.name,
                         .path = record.store,
                         .made = record.made,
@@ -347,10 +372,13 @@ Status Snapshots::continue_merge(const MergeRecord& record, Node& store, bool de
 Status Snapshots::start_merges() {
   const Turn turn(*this);
   for (const auto& merge : std::exchange(waiting_, {})) {
-    VOLFS_TRY(in(merge->name,
-                 show_merge(merge->origin, *merge->device, merge->kind, merge->chunk_sectors)));
-    VOLFS_TRY(in(merge->name, merge->origin.top->resume()));
-    VOLFS_TRY(register_merge(merge->name, std::move(merge->origin), merge->store, merge->defined));
+    VOLFS_TRY_ASSIGN(Graph::Pin pin, engine_.graph_.pin(merge->origin));
+    VOLFS_TRY_ASSIGN(Origin origin, take_turn(std::move(pin), *merge->top));
+    origin.real = merge->real;  // under a snapshot, for now
+    VOLFS_TRY(
+        in(merge->name, show_merge(origin, *merge->device, merge->kind, merge->chunk_sectors)));
+    VOLFS_TRY(in(merge->name, origin.change.resume()));
+    VOLFS_TRY(register_merge(merge->name, std::move(origin), merge->store, merge->defined));
   }
   return {};
 }
@@ -386,7 +414,7 @@ Result<SnapshotState> Snapshots::state(std::string_view name) const {
   out.state = "active";
   read_status(*found.map, out);
   const auto origin = origin_of(*found.below.origin);
-  out.origin = origin ? origin->pin->name : found.below.origin->name();
+  out.origin = origin ? (*origin)->name : found.below.origin->name();
   return out;
 }
 

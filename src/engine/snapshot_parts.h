@@ -17,6 +17,9 @@ namespace volfs::engine {
 // How long an operation waits for I/O that is under way.
 inline constexpr Nanos suspend_patience = std::chrono::seconds(30);
 
+// How long one that only looks at a device may keep it from leaving.
+inline constexpr Nanos unpinning_patience = std::chrono::seconds(2);
+
 class Snapshots::Turn {
  public:
   explicit Turn(Snapshots& owner);
@@ -44,6 +47,8 @@ struct LoadOver {
 };
 // Loads a table of one row, in whose ARGS the words "origin" and "store" name what is BELOW.
 Status load_over(dm::MappedDevice& map, const std::string& type, const Below& below,
+                 std::vector<std::string> args, const LoadOver& options);
+Status load_over(dm::MappedDevice::Change& map, const std::string& type, const Below& below,
                  std::vector<std::string> args, const LoadOver& options);
 // Arguments of snapshot and snapshot-merge.
 std::vector<std::string> snapshot_words(const std::string& kind, uint64_t chunk_sectors);

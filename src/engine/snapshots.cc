@@ -44,8 +44,11 @@ dm::TableRow first_row(const dm::MappedDevice& map) {
   return rows && rows->size() == 1 ? rows->front() : dm::TableRow{};
 }
 
-Status load_over(dm::MappedDevice& map, const std::string& type, const Below& below,
-                 std::vector<std::string> args, const LoadOver& options) {
+namespace {
+
+template <class Map>
+Status load_row(Map& map, const std::string& type, const Below& below,
+                std::vector<std::string> args, const LoadOver& options) {
   dm::TableRow row;
   row.length = options.size;
   row.type = type;
@@ -57,6 +60,18 @@ Status load_over(dm::MappedDevice& map, const std::string& type, const Below& be
                   {.read_only = options.read_only, .origins = &options.origins});
 }
 
+}  // namespace
+
+Status load_over(dm::MappedDevice& map, const std::string& type, const Below& below,
+                 std::vector<std::string> args, const LoadOver& options) {
+  return load_row(map, type, below, std::move(args), options);
+}
+
+Status load_over(dm::MappedDevice::Change& map, const std::string& type, const Below& below,
+                 std::vector<std::string> args, const LoadOver& options) {
+  return load_row(map, type, below, std::move(args), options);
+}
+
 std::vector<std::string> snapshot_words(const std::string& kind, uint64_t chunk_sectors) {
   return {"origin", "store", kind, fmt::format("{}", chunk_sectors)};
 }
@@ -65,6 +80,16 @@ Node* Snapshots::add_node(const std::string& name, Kind kind, std::unique_ptr<Bl
   const std::lock_guard lock(engine_.structure_);
   auto node = engine_.graph_.add(name, kind, std::move(device));
   if (!node) return nullptr;
+  return *node;
+}
+
+// A part of another device: nobody removes it.
+Node* Snapshots::add_internal(const std::string& name, Kind kind,
+                              std::unique_ptr<BlockDevice> device) {
+  const std::lock_guard lock(engine_.structure_);
+  auto node = engine_.graph_.add(name, kind, std::move(device));
+  if (!node) return nullptr;
+  (*node)->internal = true;
   return *node;
 }
 
@@ -84,32 +109,6 @@ void Snapshots::remove_node(const std::string& name) {
     }
     sleep_for(std::chrono::milliseconds(5));
   }
-}
-
-Result<Snapshots::Origin> Snapshots::locate(std::string_view path) const {
-  VOLFS_TRY_ASSIGN(Graph::Pin pin, engine_.graph_.pin(path));
-  const Node& node = *pin;
-  if (node.internal) return fail_invalid(fmt::format("{}: is a part of another device", path));
-  dm::MappedDevice* const top = map_of(node);
-  if (!top)
-    return fail(Error::make(EOPNOTSUPP, fmt::format("{}: no snapshot can be taken of a device of "
-                                                    "this kind while it is in use",
-                                                    path)));
-  if (top->suspended()) return fail(Error::make(EBUSY, fmt::format("{}: is suspended", path)));
-  if (top->info().inactive_table)
-    return fail(Error::make(EBUSY, fmt::format("{}: has a table loaded that is not active", path)));
-  const dm::TableRow row = first_row(*top);
-  if (row.type == "snapshot-merge")
-    return fail(Error::make(EBUSY, fmt::format("{}: a snapshot is being merged into it", path)));
-  if (row.type == "snapshot") return fail_invalid(fmt::format("{}: is a snapshot itself", path));
-  Origin origin{.pin = std::move(pin), .top = top};
-  origin.is_origin = row.type == "snapshot-origin";
-  if (node.front) {
-    origin.real = node.device.get();
-  } else if (origin.is_origin) {
-    top->for_each_below([&](BlockDevice& below) { origin.real = &below; });
-  }
-  return origin;
 }
 
 Result<Snapshots::Store> Snapshots::open_store(const SnapshotRequest& request,
@@ -147,9 +146,8 @@ Result<Snapshots::Store> Snapshots::open_store(const SnapshotRequest& request,
                       signatures.empty() ? "data" : describe(signatures.front()))));
     // Left behind by another file of that name: a mount would merge this snapshot.
     VOLFS_TRY(remove_file(marker_of(store.path)));
-    Node* const node = add_node(store.name, Kind::image, std::move(image));
-    if (!node) return fail_sys(EEXIST, store.name);
-    node->internal = true;
+    if (!add_internal(store.name, Kind::image, std::move(image)))
+      return fail_sys(EEXIST, store.name);
     return {};
   };
   if (auto opened = open(); !opened) {
@@ -184,11 +182,14 @@ Status Snapshots::create(const SnapshotRequest& wanted) {
       in(request.name, dm::check_chunk_size(request.chunk_size, origin.top->logical_block())));
   VOLFS_TRY_ASSIGN(const Store store, open_store(request, origin.top->size()));
   const auto volume = origin.pin->volume;
-  Status done = origin.top->suspend({.deadline = now() + suspend_patience});
+  Status done = origin.change.suspend({.deadline = now() + suspend_patience});
   if (done) {
     done = insert(request, origin, store);
-    if (!done) origin.top->clear();
-    if (auto resumed = origin.top->resume(); !resumed && done) done = std::move(resumed);
+    if (done) {
+      done = origin.change.resume();
+      if (!done) take_back(request.name, origin);
+    }
+    if (!done) (void)origin.change.resume();
   }
   if (volume) engine_.catalog_->changed(*volume);
   if (!done) {
@@ -216,7 +217,7 @@ Status Snapshots::insert(const SnapshotRequest& request, Origin& origin, const S
   // Before the snapshot takes part: what can fail comes first.
   if (done && !origin.is_origin)
     done =
-        load_over(top, "snapshot-origin", below, {"origin"},
+        load_over(origin.change, "snapshot-origin", below, {"origin"},
                   {.size = top.size(), .read_only = top.read_only(), .origins = engine_.origins_});
   if (done) done = snapshot.resume();
   if (done) {
@@ -231,108 +232,49 @@ Status Snapshots::insert(const SnapshotRequest& request, Origin& origin, const S
   }
   if (!done) {
     owned.reset();
-    top.clear();
-    if (lowered) settle(*origin.pin, top, *origin.real);
+    (void)origin.change.clear();
+    if (lowered) settle(origin);
   }
   return done;
 }
 
-// Moves the table of the origin's map to a map of its own below.
-Status Snapshots::lower_table(Origin& origin) {
-  dm::MappedDevice& top = *origin.top;
-  const std::string name = top.name() + "-real";
-  auto owned = std::make_unique<dm::MappedDevice>(name);
-  dm::MappedDevice& real = *owned;
-  Node* const node = add_node(name, origin.pin->kind, std::move(owned));
-  if (!node)
-    return fail(Error::make(EEXIST, fmt::format("{}: there is a device of that name", name)));
-  node->internal = true;
-  Status moved = top.give_table(real);
-  if (moved) moved = real.resume();
-  if (!moved) {
-    if (real.info().active_table) {
-      (void)real.suspend();
-      (void)real.give_table(top);
-    }
-    remove_node(name);
-    return moved;
+// Undoes insert(), when the origin's map could not go on with it; it is suspended.
+void Snapshots::take_back(const std::string& name, Origin& origin) {
+  (void)origin.change.clear();
+  Node* const node = engine_.graph_.find(name);
+  Status gone = node ? withdraw(*node) : Status();
+  if (!gone) {
+    log_error("{}", gone.error().text());
+    return;
   }
-  origin.real = &real;
-  lowered_.insert(&real);
-  return {};
+  remove_node(name);
+  settle(origin);
 }
 
-bool Snapshots::has_snapshots(const dm::MappedDevice& top, const BlockDevice& real) const {
-  bool found = false;
-  const std::lock_guard lock(engine_.structure_);
-  for (const Node* node : engine_.graph_.nodes()) {
-    const auto* map = dynamic_cast<const dm::MappedDevice*>(node->device.get());
-    if (map && map != &top)
-      map->for_each_below([&](BlockDevice& below) { found |= &below == &real; });
+// Nobody has a snapshot open or stands on it, and nobody begins to; after an error all is as it
+// was.
+Status Snapshots::withdraw(Node& node) {
+  {
+    const std::lock_guard lock(engine_.structure_);
+    engine_.graph_.set_leaving(node, true);
   }
-  return found;
-}
-
-// The map of an origin, suspended, gets the table that fits what snapshots are left, and may be
-// resumed. Errors can only be told: the volume goes on with what it has.
-void Snapshots::settle(Node& node, dm::MappedDevice& top, BlockDevice& real) {
   Status done;
-  const LoadOver options{
-      .size = top.size(), .read_only = top.read_only(), .origins = engine_.origins_};
-  const bool wanted = has_snapshots(top, real);
-  if (!wanted && lowered_.contains(&real)) {
-    auto& lower = dynamic_cast<dm::MappedDevice&>(real);
-    done = lower.suspend();
-    if (done) done = lower.give_table(top);
-    if (done) {
-      lowered_.erase(&real);
-      remove_node(lower.name());
-    }
-  } else if (!wanted && node.front) {
-    done = load_over(top, "linear", {&real, nullptr}, {"origin", "0"}, options);
-  } else {
-    done = load_over(top, "snapshot-origin", {&real, nullptr}, {"origin"}, options);
-  }
-  if (!done) log_error("{}: {}", top.name(), done.error().text());
+  if (engine_.graph_.wait_unpinned(node, now() + unpinning_patience))
+    done = take_off_catalog(*engine_.catalog_, engine_.graph_, node);
+  else
+    done = fail(Error::make(EBUSY, fmt::format("{}: an operation on it is under way", node.name)));
+  if (!done) engine_.graph_.set_leaving(node, false);
+  return done;
 }
 
-// The volume whose map is the origin, or shows the merge into it.
-Result<Snapshots::Origin> Snapshots::origin_of(BlockDevice& real) const {
-  const std::lock_guard lock(engine_.structure_);
-  for (const Node* node : engine_.graph_.nodes()) {
-    dm::MappedDevice* const top = map_of(*node);
-    if (!top || !first_row(*top).type.starts_with("snapshot-")) continue;
-    bool over = false;
-    top->for_each_below([&](BlockDevice& below) { over |= &below == &real; });
-    if (over) return locate(node->name);
+// Undoes that.
+void Snapshots::show_again(Node& node, bool shown) {
+  if (shown) {
+    auto volume = engine_.catalog_->add(node.name, *node.device);
+    if (!volume) log_error("{}", volume.error().text());
+    node.volume = volume.value_or(nullptr);
   }
-  return fail(Error::make(ENOENT, real.name() + ": has no snapshot-origin"));
-}
-
-Status Snapshots::check_removable(const Node& node) const {
-  const dm::MappedDevice* const top = map_of(node);
-  const std::string type = top ? first_row(*top).type : "";
-  if (!type.starts_with("snapshot-")) return {};
-  if (type == "snapshot-merge") {
-    SnapshotState state;
-    read_status(*top, state);
-    const bool nothing_left =
-        state.state.empty() ? state.used == state.metadata : state.state == "invalid";
-    const std::lock_guard lock(merges_mutex_);
-    const bool followed = std::ranges::any_of(merges_, [&](const auto& entry) {
-      return entry.second->origin == &node && entry.second->state == "merging";
-    });
-    if (nothing_left && !followed) return {};
-    return fail(
-        Error::make(EBUSY, fmt::format("{}: a snapshot is being merged into it", node.name)));
-  }
-  std::string user;
-  top->for_each_below([&](BlockDevice& real) {
-    for (const std::string& name : engine_.graph_.users(real))
-      if (name != node.name) user = name;
-  });
-  if (user.empty()) return {};
-  return fail(Error::make(EBUSY, fmt::format("{}: has the snapshot {}", node.name, user)));
+  engine_.graph_.set_leaving(node, false);
 }
 
 Status Snapshots::remove(std::string_view name) {
@@ -340,8 +282,25 @@ Status Snapshots::remove(std::string_view name) {
   VOLFS_TRY_ASSIGN(const SnapshotNode found, find_snapshot(engine_.graph_, name));
   if (engine_.read_only())
     return fail(Error::make(EROFS, fmt::format("{}: the mount is read-only", name)));
-  auto origin = origin_of(*found.below.origin);
-  VOLFS_TRY(take_off_catalog(*engine_.catalog_, engine_.graph_, *found.node));
+  std::optional<Origin> origin;
+  if (auto pin = origin_of(*found.below.origin)) {
+    dm::MappedDevice& top = *map_of(**pin);
+    VOLFS_TRY_ASSIGN(Origin taken, take_turn(std::move(*pin), top));
+    origin.emplace(std::move(taken));
+  }
+  // The origin gets its own table back with the last one. A merge sees to that when it ends.
+  const bool settles = origin && !origin->is_merge && (origin->lower || origin->pin->front) &&
+                       count_snapshots(*origin->top, *found.below.origin) == 1;
+  if (settles) VOLFS_TRY(check_ready(*origin));
+  const bool shown = found.node->volume != nullptr;
+  VOLFS_TRY(withdraw(*found.node));
+  if (settles) {
+    auto suspended = origin->change.suspend({.deadline = now() + suspend_patience});
+    if (!suspended) {
+      show_again(*found.node, shown);
+      return suspended;
+    }
+  }
   const std::string path = found.path();
   Store store{.name = found.store->name, .path = path, .made = made_.contains(path)};
   // Durably, before the origin stops copying to it.
@@ -355,12 +314,9 @@ Status Snapshots::remove(std::string_view name) {
   if (own_store) drop_store(store);
   made_.erase(path);
   taken_.erase(std::string(name));
-  if (!origin) return {};
-  const bool changes = lowered_.contains(found.below.origin) || origin->pin->front;
-  if (!changes || has_snapshots(*origin->top, *found.below.origin)) return {};
-  VOLFS_TRY(origin->top->suspend({.deadline = now() + suspend_patience}));
-  settle(*origin->pin, *origin->top, *found.below.origin);
-  Status resumed = origin->top->resume();
+  if (!settles) return {};
+  settle(*origin);
+  Status resumed = origin->change.resume();
   if (const auto volume = origin->pin->volume) engine_.catalog_->changed(*volume);
   return resumed;
 }

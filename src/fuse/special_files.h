@@ -70,7 +70,10 @@ class ControlFile final : public File {
     uint64_t partial_end = 0;  // file offset at which it may be continued
     std::deque<std::string> waiting;
     bool running = false;
-    std::string reply;
+    // Until there was a request. The kernel tells of no empty write, so this is its answer, too.
+    std::string reply =
+        R"({"ok":false,"error":{"code":"EINVAL","errno":22,"message":"no request was written; expected a JSON object","place":""}})"
+        "\n";
     bool reply_begun = false;
     uint64_t reply_base = 0;            // file offset of the reply's first byte
     std::vector<DataRequest*> readers;  // wait for the reply

@@ -344,6 +344,71 @@ def test_unmounting_ends_the_stream(t):
         holds(f"(pid {os.getpid()})" in message, f"who uses the mount is not said: {message}")
 
 
+def test_a_refused_umount_ends_no_stream(t):
+    mount = fresh(t)
+    with mount.events() as events:
+        with open(t.mnt / "data", "rb"):
+            stderr_of(lab.VOLFS, "umount", t.mnt)
+            mount.request("map.suspend", map="other")
+            equal(events.next_within(20)["event"], "map.suspended", "what comes after a refused umount")
+        mount.request("map.resume", map="other")
+        equal(events.next_within(20)["event"], "map.resumed", "what comes then")
+
+
+def test_an_empty_request_is_refused(t):
+    fresh(t)
+    control = os.open(t.mnt / ".volfs/control", os.O_RDWR)
+    os.write(control, b"")
+    reply = json.loads(os.read(control, 4096))
+    equal((reply["ok"], reply["error"]["code"]), (False, "EINVAL"), "the reply")
+    os.close(control)
+
+
+def test_waiting_for_an_array(t):
+    volfs("create", definition := t.define(ARRAY))
+    t.mount(definition)
+    mount = client.Mount(t.mnt)
+    mount.request("array.frozen", array="md0")
+    volfs("array", "wait", t.mnt / "md0", "--timeout", "0")  # nothing is to be synced
+    mount.request("array.fail", array="md0", device="disk1")
+    mount.request("array.remove", array="md0", device="disk1")
+    mount.request("array.add", array="md0", device="disk2")
+    holds("frozen" in stderr_of(lab.VOLFS, "array", "wait", t.mnt / "md0"), "that it is frozen is not said")
+    mount.request("array.speed", array="md0", min=1024, max=1024)
+    mount.request("array.idle", array="md0")
+    equal(refused(mount.request, "array.wait", array="md0", timeout_ms=0).code, "ETIMEDOUT", "a look")
+    # Who waits does not keep it from being stopped, and is told.
+    errors = []
+    waiter = threading.Thread(target=lambda: errors.append(refused(
+        client.Mount(t.mnt).request, "array.wait", array="md0")))
+    waiter.start()
+    time.sleep(0.3)
+    mount.request("array.stop", array="md0")
+    waiter.join(20)
+    equal([error.code for error in errors], ["ENODEV"], "the end of the wait")
+
+
+def test_others_that_look_at_a_map_keep_it_from_nothing(t):
+    fresh(t)
+    errors = []
+
+    def work(number):
+        mount, name = client.Mount(t.mnt), f"map{number}"
+        for _ in range(40):
+            try:
+                mount.request("map.create", map=name, table="0 8 linear disk1 0")
+                mount.request("map.remove", map=name)
+            except client.Error as error:
+                errors.append(str(error))
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
+    equal(errors, [], "maps that only one client has")
+
+
 def test_the_c_client_compiles_and_speaks(t):
     lab.need_program("cc")
     fresh(t)

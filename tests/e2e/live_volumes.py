@@ -384,6 +384,41 @@ def test_snapshots_from_outside_keep_a_volume(lab):
     equal(size(vg / "a"), 6 * MiB)
 
 
+def test_snapshots_from_outside_take_turns_with_changes(lab):
+    vg = mounted(lab)
+    volfs("lv", "create", vg / "a", "-L", "4")
+    over = threading.Event()
+
+    def ask(mount, name, **keys):
+        try:
+            mount.request(name, **keys)
+        except client.Error as error:
+            # The other is at it, or what was refused before is not there now.
+            holds(error.code in ("EBUSY", "ENOENT", "EINVAL", "EEXIST"), f"{name}: {error}")
+
+    def resize():
+        mount = client.Mount(lab.mnt)
+        while not over.is_set():
+            ask(mount, "lv.extend", lv="vg0/a", size="+1MiB")
+            ask(mount, "lv.reduce", lv="vg0/a", size="-1MiB")
+
+    resizer = threading.Thread(target=resize, daemon=True)
+    resizer.start()
+    mount = client.Mount(lab.mnt)
+    for _ in range(200):
+        ask(mount, "snapshot.create", snapshot="outside", origin="vg0/a")
+        ask(mount, "snapshot.remove", snapshot="outside")
+    over.set()
+    resizer.join(60)
+    holds(not resizer.is_alive(), "a change never ends")
+    volfs("snapshot", "create", lab.mnt / "outside", "--origin", vg / "a")
+    volfs("snapshot", "remove", "--yes", lab.mnt / "outside")
+    before = size(vg / "a")
+    volfs("lv", "extend", vg / "a", "-L", "+1")
+    equal(size(vg / "a"), before + MiB)
+    holds("-real" not in table(lab) and "snapshot" not in table(lab), table(lab))
+
+
 class Writer(threading.Thread):
     """Writes numbered blocks to a volume and remembers them, until it is stopped."""
 

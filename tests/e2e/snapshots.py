@@ -7,10 +7,14 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import tarfile
 import threading
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients/python"))
+
 import lab
+import volfs as client
 from lab import KiB, MiB, equal, holds, raises, run, sha256, stderr_of, volfs, wait_until
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
@@ -165,6 +169,73 @@ def test_a_snapshot_comes_and_goes_under_open_files(t):
         holds(content_of(t.mnt / "data") == content, "the origin at last")
     t.umount()
     holds((t.path / "disk0.img").read_bytes() + (t.path / "disk1.img").read_bytes() == content, "the images")
+
+
+def against(t, rounds, *requests):
+    """Takes and drops a snapshot of data time and again, while another thread makes the requests."""
+    mount, over = client.Mount(t.mnt), threading.Event()
+
+    def change():
+        other = client.Mount(t.mnt)
+        while not over.is_set():
+            for name, keys in requests:
+                try:
+                    other.request(name, **keys)
+                except client.Error:
+                    pass  # it may have come between
+
+    changer = threading.Thread(target=change, daemon=True)
+    changer.start()
+    taken = 0
+    for _ in range(rounds):
+        for name, keys in (("snapshot.create", {"origin": "data"}), ("snapshot.remove", {})):
+            try:
+                mount.request(name, snapshot="s", **keys)
+                taken += name == "snapshot.create"
+            except client.Error as error:
+                holds(error.code in ("EBUSY", "ENOENT", "EEXIST"), f"{name}: {error}")
+    over.set()
+    changer.join(60)
+    holds(not changer.is_alive(), "the other's request never ends")
+    return taken
+
+
+def test_a_snapshot_takes_turns_with_other_changes_of_its_origin(t):
+    content = live(t)
+    table = device(t, "data")["map"]["table"]
+    mount = client.Mount(t.mnt)
+    suspending = [("map.suspend", {"map": "data"}), ("map.load", {"map": "data", "table": table}),
+                  ("map.resume", {"map": "data"})]
+    holds(against(t, 100, ("map.resume", {"map": "data"})) == 100, "a resume kept snapshots from being taken")
+    against(t, 100, *suspending)
+    against(t, 100, ("map.suspend", {"map": "data-real"}), ("map.resume", {"map": "data-real"}))
+    # Whatever came between, the next snapshot is as any other, and leaves nothing.
+    mount.request("map.resume", map="data")
+    for request in (("snapshot.remove", {}), ("snapshot.create", {"origin": "data"}), ("snapshot.remove", {})):
+        try:
+            mount.request(request[0], snapshot="s", **request[1])
+        except client.Error as error:
+            equal((request, error.code), (("snapshot.remove", {}), "ENOENT"), str(error))
+    names = [each["name"] for each in t.status()["devices"]]
+    holds("data-real" not in names and "s-cow" not in names, f"left behind: {names}")
+    equal(device(t, "data")["map"]["table"], table, "the table at the end")
+    equal(content_of(t.mnt / "data"), bytes(content), "the content at the end")
+
+
+def test_a_suspended_origin_keeps_its_snapshot(t):
+    live(t)
+    mount = client.Mount(t.mnt)
+    table = device(t, "data")["map"]["table"]
+    for below in ("data", "data-real"):
+        snapshot("create", t.mnt / "s", "--origin", t.mnt / "data")
+        mount.request("map.suspend", map=below)
+        message = stderr_of(lab.VOLFS, "snapshot", "remove", "--yes", t.mnt / "s")
+        holds("suspended" in message, message)
+        equal(device(t, "s")["map"]["table"].split()[2], "snapshot", "what is kept")
+        holds((t.mnt / "s").exists(), "the snapshot is not shown any more")
+        mount.request("map.resume", map=below)
+        snapshot("remove", t.mnt / "s", "--yes")
+        equal(device(t, "data")["map"]["table"], table, "the table that the origin gets back")
 
 
 def test_a_chunk_size_that_cannot_be_is_refused(t):

@@ -3,18 +3,21 @@
 // use. It has room for two tables: the active one serves I/O, the inactive one was loaded and
 // takes over at the next resume. This is the kernel's life cycle: load, suspend, resume.
 //
-// Threads: everything may be called by any thread. suspend and resume take turns; nothing else
-// waits for them. Lifetime: the devices that a table uses must
-// outlive it; a table is gone when the call that removed it (resume, clear, load) has returned.
+// Threads: everything may be called by any thread. suspend and resume take turns; a Change is a
+// turn that is kept for several steps, and what would load or clear a table waits for it, too.
+// Lifetime: the devices that a table uses must outlive it; a table is gone when the call that
+// removed it (resume, clear, load) has returned.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "volfs/block_device.h"
@@ -42,6 +45,9 @@ class MappedDevice final : public BlockDevice {
     std::string_view place = "table";   // stands before the line in errors
     OriginRegistry* origins = nullptr;  // for the snapshot targets; outlives the table
     bool hold_sync = false;             // as TargetContext's
+    // Has the last word on whether the table may be loaded, after any Change that was waited for;
+    // absent: it may.
+    std::function<Status()> admit = {};
   };
   struct SuspendOptions {
     bool flush = true;           // false: --noflush
@@ -71,7 +77,8 @@ class MappedDevice final : public BlockDevice {
   Status clear();
 
   // Lets no new I/O in, waits for what is under way, and flushes. New I/O waits (map with
-  // Wait::no is false). ETIMEDOUT when the deadline has passed: then nothing is changed. A
+  // Wait::no is false). ETIMEDOUT when the deadline has passed, of the wait for its turn, too: then
+  // nothing is changed. A
   // suspended device stays so. A flush that fails is logged and does not keep the device from
   // being suspended: a broken table must be replaceable.
   Status suspend(const SuspendOptions& options);
@@ -88,6 +95,35 @@ class MappedDevice final : public BlockDevice {
   // this device keeps its size, so that a new one can be loaded and resumed under its users. Events
   // of the targets count at TO from now on.
   Status give_table(MappedDevice& to);
+
+  // The turn to change the device, for steps of which none may be another's: as long as it lives
+  // others wait with what they would change. One thread uses it; the device outlives it. Several
+  // are taken in one order, from the top down or from the bottom up, the same by all who take the
+  // same devices.
+  class Change {
+   public:
+    Change(Change&& other) noexcept : device_(std::exchange(other.device_, nullptr)) {}
+    Change& operator=(Change&&) = delete;
+    ~Change();
+    MappedDevice& operator*() const { return *device_; }
+    const MappedDevice* operator->() const { return device_; }
+    // As the device's own.
+    Status load(std::span<const TableRow> rows, const Resolver& resolve,
+                const LoadOptions& options);
+    Status clear();
+    Status suspend(const SuspendOptions& options);
+    Status resume(const SuspendOptions& options);
+    Status suspend() { return suspend(SuspendOptions()); }
+    Status resume() { return resume(SuspendOptions()); }
+    Status give_table(Change& to);
+
+   private:
+    friend class MappedDevice;
+    explicit Change(MappedDevice& device) : device_(&device) {}
+    MappedDevice* device_;
+  };
+  // ETIMEDOUT: another change, a suspend or a resume goes on.
+  Result<Change> change(TimePoint deadline = never);
 
   // One row a line, each ended by a newline, as dmsetup prints them; empty without the table.
   std::string table(Which which = Which::active) const;
@@ -121,8 +157,16 @@ class MappedDevice final : public BlockDevice {
   Service do_service(Op op) const override;
   void do_for_each_below(const Visit& visit) const override;
 
-  Status replace_inactive(std::unique_ptr<Table> table);
+  bool take_turn(bool several_steps, TimePoint deadline);
+  void end_turn();
+  Error still_changing() const;
+  Result<std::unique_ptr<Table>> build(std::span<const TableRow> rows, const Resolver& resolve,
+                                       const LoadOptions& options);
+  Status replace_inactive(std::unique_ptr<Table> table, bool in_change,
+                          const std::function<Status()>& admit = {});
   Status suspend_in_turn(const SuspendOptions& options);
+  Status resume_in_turn(const SuspendOptions& options);
+  Status give_in_turn(MappedDevice& to);
   void swap_in_turn();
   void took_table();
   static void retire(std::unique_ptr<Table> table);
@@ -134,6 +178,8 @@ class MappedDevice final : public BlockDevice {
   mutable Mutex mutex_;  // guards the tables' pointers and the events; held briefly
   CondVar changed_;
   bool turn_taken_ = false;
+  bool changing_ = false;  // the turn is a Change's
+  uint64_t changes_ = 0;   // that there were
   bool entering_ = false;  // a resume uses inactive_
   std::unique_ptr<Table> active_, inactive_;
   uint32_t event_nr_ = 0;

@@ -222,6 +222,9 @@ class Engine {
     std::unique_ptr<Node> node;
   };
   Result<Gone> remove_node(Node& node);
+  Status check_unused(const Node& node);
+  // EBUSY with who uses it, ENOENT, ENOTTY: it is of another KIND.
+  Status take_down(std::string_view name, Kind kind);
   void add_group(std::shared_ptr<VolumeGroup> group);
   // The PVs on DEVICES, or on all that nothing uses, which PINS keep; those of groups are left out.
   Result<std::vector<lvm::PvInfo>> free_pvs(const std::vector<std::string>& devices,
@@ -231,8 +234,7 @@ class Engine {
                     const std::vector<lvm::PvInfo>& pvs, const GroupActivation& options);
   // After DEVICE has come. What is returned, and told to the log, tells what cannot join.
   std::vector<std::string> join_groups_of(std::string_view device);
-  Status check_origin_kept(std::string_view name, const dm::MappedDevice& map,
-                           std::string_view table) const;
+  Status check_origin_kept(const dm::MappedDevice& map, std::string_view table) const;
   Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
                     std::vector<Graph::Pin>& pins);
   Status check_new_map(std::string_view name, std::string_view uuid) const;

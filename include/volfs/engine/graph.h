@@ -16,6 +16,7 @@
 #include "volfs/block_device.h"
 #include "volfs/engine/catalog.h"
 #include "volfs/error.h"
+#include "volfs/sync.h"
 
 namespace volfs::engine {
 
@@ -49,7 +50,8 @@ struct Node {
   std::unique_ptr<BlockDevice> front;
   std::shared_ptr<Volume> volume;     // null: not exposed
   std::string uuid;                   // as the user gave it or the disks say; may be empty
-  bool leaving = false;               // about to be removed: nothing new may stand on it
+  bool leaving = false;               // about to be removed: nothing new may stand on it. The
+                                      // graph's, as PINS
   bool internal = false;              // a part of another device ("vg0-root_rimage_0")
   Health health = Health::active;     // as it was built; arrays tell their own
   std::string problem;                // why it is not active
@@ -92,6 +94,14 @@ class Graph {
   };
   // ENOENT.
   Result<Pin> pin(std::string_view name) const;
+  // Of a node that the caller knows to be there, leaving or not; null if it is none's.
+  std::optional<Pin> pin(const BlockDevice& device) const;
+  // A node that leaves is no longer found or pinned by name; who has it leave removes it, or lets
+  // it stay after all. It is ended by nobody else meanwhile.
+  void set_leaving(Node& node, bool leaving);
+  bool pinned(const Node& node) const;
+  // Waits until no operation keeps it; false at the deadline.
+  bool wait_unpinned(const Node& node, TimePoint deadline) const;
   // Null: no such name, or it is leaving. Valid while the caller keeps it from being removed, by a
   // pin or because only the caller changes the structure.
   Node* find(std::string_view name) const;
@@ -122,6 +132,7 @@ class Graph {
   std::vector<Node*> nodes_locked() const;
   Node* find_locked(std::string_view name) const;
   mutable Mutex mutex_;  // guards all below
+  mutable CondVar unpinned_;
   std::map<std::string, std::unique_ptr<Node>, std::less<>> nodes_;
   std::map<const BlockDevice*, Node*> by_device_;
   std::map<std::string, Node*, std::less<>> aliases_;

@@ -16,18 +16,16 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "volfs/dm/mapped_device.h"
 #include "volfs/engine/graph.h"
 #include "volfs/error.h"
 #include "volfs/sync.h"
-
-namespace volfs::dm {
-class MappedDevice;
-}
 
 namespace volfs::engine {
 
@@ -60,11 +58,14 @@ class Snapshots {
   Snapshots(const Snapshots&) = delete;
   Snapshots& operator=(const Snapshots&) = delete;
 
-  // All of these: any thread, one at a time; they wait for the origin's I/O, at most 30 seconds
-  // (ETIMEDOUT: nothing was changed).
+  // All of these: any thread, one at a time, and in turn with whatever else changes the origin's
+  // map (Engine::map_load and its like, a change of its volume group). They wait for that and for
+  // the origin's I/O, at most 30 seconds each (ETIMEDOUT). EBUSY: the origin, or a map that it
+  // stands on, is suspended, or a table was loaded into it that is not active. After any error all
+  // is as it was.
 
   // EEXIST: the name is taken, or the file holds something. EBUSY: the origin is being merged into.
-  // EINVAL, ENOENT, EROFS, what the files say. After an error all is as it was.
+  // EINVAL, ENOENT, EROFS, what the files say.
   Status create(const SnapshotRequest& request);
   // Drops the snapshot. Its file goes if create() made it, else it is marked invalid: it will not
   // hold what the origin loses from now on. EBUSY if it is in use.
@@ -100,11 +101,15 @@ class Snapshots {
 
  private:
   class Turn;
+  // A volume whose turn to be changed was taken: nobody else suspends, resumes or loads the map
+  // that shows it, or the one below with its table, as long as this lives.
   struct Origin {
     Graph::Pin pin;
     dm::MappedDevice* top = nullptr;  // the map that can be given another table
+    dm::MappedDevice::Change change;  // of TOP
     BlockDevice* real = nullptr;      // what snapshots are of; null: the table of TOP, once moved
-    bool is_origin = false;           // TOP is a snapshot-origin already
+    std::optional<dm::MappedDevice::Change> lower = {};  // of REAL, if that is NAME-real
+    bool is_origin = false, is_merge = false;  // TOP is a snapshot-origin, a snapshot-merge already
   };
   struct Store {
     std::string name, path;
@@ -124,8 +129,9 @@ class Snapshots {
   };
 
   struct Waiting {
-    std::string name;
-    Origin origin;
+    std::string name, origin;
+    dm::MappedDevice* top = nullptr;
+    BlockDevice* real = nullptr;
     Store store;
     BlockDevice* device = nullptr;  // the store's
     std::string kind;
@@ -134,13 +140,19 @@ class Snapshots {
   };
 
   Result<Origin> locate(std::string_view path) const;
-  Result<Origin> origin_of(BlockDevice& real) const;
+  Result<Origin> take_turn(Graph::Pin pin, dm::MappedDevice& top) const;
+  Status check_ready(const Origin& origin) const;
+  std::optional<Graph::Pin> origin_of(const BlockDevice& real) const;
   Result<Store> open_store(const SnapshotRequest& request, uint64_t origin_size);
   void drop_store(const Store& store);
   Status insert(const SnapshotRequest& request, Origin& origin, const Store& store);
   Status lower_table(Origin& origin);
-  void settle(Node& node, dm::MappedDevice& top, BlockDevice& real);
-  bool has_snapshots(const dm::MappedDevice& top, const BlockDevice& real) const;
+  void take_back(const std::string& name, Origin& origin);
+  bool raise_table(Origin& origin);
+  void settle(Origin& origin);
+  unsigned count_snapshots(const dm::MappedDevice& top, const BlockDevice& real) const;
+  Status withdraw(Node& node);
+  void show_again(Node& node, bool shown);
   Status show_merge(Origin& origin, BlockDevice& store, const std::string& kind,
                     uint64_t chunk_sectors);
   Status register_merge(const std::string& name, Origin origin, const Store& store, bool defined);
@@ -153,7 +165,9 @@ class Snapshots {
   Status check_unused(const Node& origin, const BlockDevice& top) const;
   void forget_merge(std::string_view name);
   void watch(Merge& merge);
+  void end_merge(Merge& merge);
   void finish(Merge& merge);
+  Node* add_internal(const std::string& name, Kind kind, std::unique_ptr<BlockDevice> device);
   Node* add_node(const std::string& name, Kind kind, std::unique_ptr<BlockDevice> device);
   void remove_node(const std::string& name);
 
