@@ -73,6 +73,7 @@ std::string array_yaml(const config::Array& array) {
   if (array.uuid) text += fmt::format(", uuid: \"{}\"", md::format_uuid({array.uuid->value}));
   // One slot, or members that are out of date, are enough only so.
   if (array.force.value || array.devices.size() == 1) text += ", force: true";
+  if (array.readonly.value) text += ", readonly: true";
   return text + "}";
 }
 
@@ -113,6 +114,14 @@ bool fills_slot(const engine::FoundMember& member) {
          member.state == engine::FoundMember::State::recovering;
 }
 
+// Of two copies of a member one fills it.
+size_t slots_filled(const engine::FoundArray& array) {
+  std::set<uint32_t> slots;
+  for (const auto& member : array.members)
+    if (fills_slot(member) && member.slot) slots.insert(*member.slot);
+  return slots.size();
+}
+
 std::string events_text(const engine::FoundArray& array) {
   std::set<uint64_t, std::greater<>> counts;
   for (const auto& member : array.members) counts.insert(member.events);
@@ -124,9 +133,8 @@ std::string events_text(const engine::FoundArray& array) {
 
 void print_array(const engine::FoundArray& array) {
   const config::Array& d = array.definition;
-  fmt::print("array '{}': {} of {} members of a {} '{}', {}", array.name,
-             std::ranges::count_if(array.members, fills_slot), d.devices.size(),
-             level_word(d.level.value), array.md_name, events_text(array));
+  fmt::print("array '{}': {} of {} members of a {} '{}', {}", array.name, slots_filled(array),
+             d.devices.size(), level_word(d.level.value), array.md_name, events_text(array));
   if (array.size != 0) fmt::print(", {}", format_size(array.size));
   if (const auto layout = layout_word(d)) fmt::print(", layout {}", *layout);
   if (d.chunk) fmt::print(", chunk {}", format_size(d.chunk->value));

@@ -149,6 +149,8 @@ Result<json> wait_array(const RequestContext& context, const Fields& fields) {
     target.emplace(std::move(again));
   }
   const md::ArrayStatus status = target->array->status();
+  if (status.state == md::ArrayState::failed)
+    return fail(Error::make(EIO, target->array->name() + ": the array has failed"));
   if (status.sync.held && (status.sync.pending || spare_is_wanted(status)))
     return fail(Error::make(EBUSY, fmt::format("{}: is frozen, and something is to be synced; "
                                                "array.idle lets that go on",

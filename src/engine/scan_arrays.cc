@@ -140,6 +140,7 @@ config::Array ArrayGroup::definition(const std::vector<FoundMember>& members) co
   if (a.has_bitmap) array.bitmap = {config::ArrayBitmap::internal, {}};
   if (a.has_ppl) array.consistency = {config::ArrayConsistency::ppl, {}};
   array.uuid = {uuid_.bytes, {}};
+  array.readonly.value = a.has_journal;  // which is not written
   array.devices.resize(g.raid_disks);
   for (config::ArrayDevice& slot : array.devices) slot.missing = true;
   for (const FoundMember& found : members) {
@@ -226,7 +227,8 @@ std::vector<std::string> ArrayGroup::notes(const std::vector<FoundMember>& membe
     notes.push_back(
         "to be written it needs force: what is computed for what is missing may be wrong");
   if (a.has_journal)
-    notes.push_back("it has a journal device: what only the journal holds is not shown");
+    notes.push_back(
+        "it has a journal device: what only the journal holds is not shown, and it is read-only");
   return notes;
 }
 

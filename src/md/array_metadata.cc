@@ -104,6 +104,11 @@ bool Array::Core::fail_locked(Member& member) {
       missing[member.slot] = true;
       if (!survives(shared.geometry, missing)) {
         has_failed("too few members are left");
+        // As raid5.c, while mirrors keep their last copy. It is shown, and recorded nowhere.
+        if (shared.geometry.level >= 4 && shared.geometry.level <= 6) {
+          member.faulty = true;
+          shared.slots[member.slot].faulty.store(true);
+        }
         return false;
       }
     }

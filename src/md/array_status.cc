@@ -56,7 +56,8 @@ std::string geometry_text(const Geometry& g) {
 
 std::string progress_text(const ArrayStatus& s) {
   const SyncProgress& p = s.sync;
-  if (p.action == SyncAction::idle) return p.pending ? "\tresync=PENDING\n      " : "";
+  if (p.action == SyncAction::idle)
+    return s.resynced != all_in_sync ? "\tresync=PENDING\n      " : "";
   const uint64_t position = p.position / sector_size, size = p.size / sector_size;
   const uint64_t per_mille = (position >> 10) * 1000 / ((size >> 10) + 1);
   const size_t done = std::min<uint64_t>(per_mille / 50, 20);
@@ -78,7 +79,8 @@ std::string members_text(const ArrayStatus& s) {
       text += "(F)";
     else if (!m.slot)
       text += "(S)";
-    if (m.replacement) text += "(R)";
+    else if (m.replacement)
+      text += "(R)";
   }
   return text;
 }
@@ -139,9 +141,10 @@ ArrayStatus Array::status() const {
 
 std::string Array::mdstat() const {
   const ArrayStatus s = status();
-  std::string text =
-      fmt::format("{} : active{} {}{}\n      {} blocks", name(), s.read_only ? " (read-only)" : "",
-                  level_name(s.geometry.level), members_text(s), s.size / KiB);
+  std::string text = fmt::format("{} : {}{} {}{}\n      {} blocks", name(),
+                                 s.state == ArrayState::failed ? "broken" : "active",
+                                 s.read_only ? " (read-only)" : "", level_name(s.geometry.level),
+                                 members_text(s), s.size / KiB);
   if (s.version != SuperblockVersion::v0_90)
     text += fmt::format(" super {}", version_name(s.version));
   text += geometry_text(s.geometry);

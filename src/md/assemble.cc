@@ -373,20 +373,28 @@ void Assembler::order_arrivals() {
   for (Array::Member* member : order) member->arrival = ++c.arrivals;
 }
 
-// Parity that may be wrong cannot stand in for what is missing.
+// Parity that may be wrong cannot stand in for what is missing. A member that is to get nothing but
+// parity misses nothing.
 Status Assembler::check_dirty() {
   Array::Core& c = core();
   const int32_t level = c.array.geometry.level;
   c.resync_position = c.redundant ? c.array.resync_offset : all_in_sync;
-  if (level >= 4 && level <= 6 && c.resync_position != all_in_sync && c.degraded_now() &&
+  const SlotSet doubtful = c.shared.lacking_data();
+  SlotSet absent;
+  for (uint32_t slot = 0; slot < disks(); ++slot)
+    absent[slot] = doubtful[slot] && !c.shared.slots[slot].present();
+  if (level >= 4 && level <= 6 && c.resync_position != all_in_sync && doubtful.any() &&
       !c.read_only) {
     if (c.array.has_ppl)
       log_warning("{}: starting dirty and degraded with a partial parity log", o_.name);
     else if (!o_.force)
       return fail(Error::make(
-          EIO, fmt::format("the array was not stopped cleanly and {} missing: what is computed for "
-                           "that may be wrong; force starts it all the same",
-                           slots_are(c.shared.missing()))));
+          EIO, fmt::format("the array was not stopped cleanly and {} {}: what is computed for that "
+                           "may be wrong; force starts it all the same",
+                           slots_are(doubtful),
+                           doubtful == absent ? "missing"
+                           : absent.any()     ? "missing or not in sync"
+                                              : "not in sync")));
     if (!c.array.has_ppl) {
       log_warning("{}: forced: a dirty and degraded array is taken for clean", o_.name);
       c.resync_position = all_in_sync;

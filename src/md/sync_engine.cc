@@ -411,7 +411,10 @@ SyncProgress SyncEngine::progress() const {
   const Mark& from = marks_[oldest_];
   const auto seconds = std::max<int64_t>((now() - from.when) / std::chrono::seconds(1), 1);
   p.speed = (position_ - from.position) / static_cast<uint64_t>(seconds);
-  p.seconds_left = (size_ - std::min(size_, position_)) / (p.speed / 32 + 1) / 32;
+  // As status_resync() counts, in sectors: it knows a time even for what has not moved.
+  const uint64_t left = (size_ - std::min(size_, position_)) / sector_size;
+  const uint64_t moved = (position_ - from.position) / sector_size;
+  p.seconds_left = left / (moved / 32 + 1) * static_cast<uint64_t>(seconds) / 32;
   return p;
 }
 

@@ -139,7 +139,7 @@ struct MemberMetadata {
   bool bad_blocks = false;
   // 1.x: entries of the roles table on disk (max_dev), at least roles.size().
   uint32_t roles_room = 0;
-  // 0.90: it was found in big-endian byte order (it is always written little-endian).
+  // 0.90: it was found in big-endian byte order, in which it is written again.
   bool big_endian = false;
   uint64_t metadata_size = 0;  // dm-raid's: of the metadata device
   // The bytes it was decoded from; where no meaning is known they are kept on encode.

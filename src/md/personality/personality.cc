@@ -87,6 +87,38 @@ uint64_t Members::same_run(uint64_t offset, uint64_t length) const {
   return end - offset;
 }
 
+namespace {
+
+// As raid5.c.
+bool only_parity(const Geometry& g, uint32_t slot) {
+  if (g.level < 4 || g.level > 6) return false;
+  const uint32_t parities = g.level == 6 ? 2 : 1, last = g.raid_disks - 1;
+  switch (g.layout) {
+    case parity_layout::parity_first:
+      return slot < parities;
+    case parity_layout::parity_last:
+      return slot + parities > last;
+    case parity_layout::parity_first_6:
+      return slot == 0 || slot == last;
+    case parity_layout::left_asymmetric_6:
+    case parity_layout::right_asymmetric_6:
+    case parity_layout::left_symmetric_6:
+    case parity_layout::right_symmetric_6:
+      return slot == last;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+SlotSet Members::lacking_data() const {
+  SlotSet set = missing();
+  for (uint32_t slot = 0; slot < disks(); ++slot)
+    if (slots[slot].present() && only_parity(geometry, slot)) set[slot] = false;
+  return set;
+}
+
 SlotSet Members::missing() const {
   SlotSet set;
   for (uint32_t i = 0; i < geometry.raid_disks; ++i) set[i] = !slots[i].in_sync();

@@ -127,7 +127,7 @@ struct Members {
   // By slot; then the replacements, again by slot: they are written whatever their slot is, and
   // never read. Never resized.
   std::vector<Slot> slots;
-  RangeLock lock;          // of the sync space
+  RangeLock lock;  // of the sync space
   // Of the parity levels: where a write ended half way and nobody has made parity right since. What
   // is lost there cannot be computed.
   BadRanges torn;
@@ -143,6 +143,8 @@ struct Members {
   uint32_t replacement_of(uint32_t slot) const { return disks() + slot; }
   bool is_replacement(uint32_t slot) const { return slot != no_slot && slot >= disks(); }
   SlotSet missing() const;  // slots that are not in sync
+  // Those of them that lack data: not of a member that is there to hold nothing but parity.
+  SlotSet lacking_data() const;
   // How far from OFFSET on, at most LENGTH, each member is all bad or all good, and all is torn or
   // nothing.
   uint64_t same_run(uint64_t offset, uint64_t length) const;

@@ -346,6 +346,7 @@ Result<SuperblockBytes> encode_v0_90(const MemberMetadata& m) {
   sb.this_disk = sb.disks[m.dev_number];
   sb.sb_csum = checksum(sb);
   std::memcpy(bytes.data(), &sb, sizeof sb);
+  if (m.big_endian) swap_words(bytes);
   return bytes;
 }
 

@@ -399,6 +399,26 @@ TEST_CASE("with force who failed last is taken, not who failed long ago, and bot
   }
 }
 
+TEST_CASE("an array with a journal is read-only, and its neighbour is written all the same") {
+  Shelf shelf;
+  auto paths = shelf.create({.level = 5, .name = "0"}, {"a", "b", "c"});
+  for (const std::string& path : paths)
+    shelf.change(path, [](md::MemberMetadata& sb) { sb.array.has_journal = true; });
+  const auto other = shelf.create({.name = "1"}, {"d", "e"});
+  paths.insert(paths.end(), other.begin(), other.end());
+  const Scan found = scan(paths);
+  REQUIRE(found.arrays.size() == 2);
+  CHECK(has_note(found.arrays[0],
+                 "it has a journal device: what only the journal holds is not shown, and it is "
+                 "read-only"));
+  AssembleOptions options;
+  options.read_only = false;
+  auto engine = Engine::assemble(found.definition, options);
+  if (!engine) FAIL(engine.error().to_string());
+  CHECK((*engine)->graph().find("md0")->device->read_only());
+  CHECK(!(*engine)->graph().find("md1")->device->read_only());
+}
+
 TEST_CASE("a copy of a member is refused with its reason, other arrays are not") {
   Shelf shelf;
   const auto paths = shelf.create({.level = 5}, {"a", "b", "c"});

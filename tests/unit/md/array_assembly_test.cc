@@ -279,5 +279,64 @@ TEST_CASE("a dirty and degraded array that was forced is clean from then on") {
   CHECK(rig.assemble(left).status().clean);
 }
 
+TEST_CASE("a dirty array goes on without what is to hold only parity, and no other") {
+  struct Case {
+    Shape shape;
+    size_t recovering;
+    bool goes_on;
+  };
+  const Case cases[] = {{{5, parity_layout::parity_last, 3}, 2, true},
+                        {{5, parity_layout::parity_last, 3}, 0, false},
+                        {{5, parity_layout::parity_first, 4}, 0, true},
+                        {{5, parity_layout::parity_first, 4}, 3, false},
+                        {{5, parity_layout::left_symmetric, 3}, 2, false},
+                        {{4, 0, 3}, 2, false},
+                        {{6, parity_layout::parity_last, 5}, 3, true},
+                        {{6, parity_layout::left_symmetric_6, 5}, 4, true},
+                        {{6, parity_layout::left_symmetric_6, 5}, 3, false},
+                        {{6, parity_layout::parity_first_6, 5}, 0, true}};
+  for (const Case& each : cases) {
+    INFO(each.shape.text(), ", slot ", each.recovering);
+    Rig rig(each.shape, 256 * KiB);
+    Random random(7);
+    ByteModel model(rig.assemble().size());
+    for (int i = 0; i < 20; ++i) write_random(random, *rig.array, model);
+    must(rig.array->stop());
+    rig.array.reset();
+    const uint64_t start = rig.superblock(0).data_offset;
+    for (size_t disk = 0; disk < each.shape.disks; ++disk)
+      change(rig, disk, [&](MemberMetadata& sb) {
+        sb.array.resync_offset = 0;
+        if (disk == each.recovering) sb.recovery_offset = 64 * KiB;
+      });
+    const auto refused = Array::assemble(rig.devices(), {});
+    REQUIRE(refused.has_value() == each.goes_on);
+    if (!each.goes_on) {
+      CHECK(refused.error().text() ==
+            fmt::format("md0: the array was not stopped cleanly and slot {} is not in sync: what "
+                        "is computed for that may be wrong; force starts it all the same",
+                        each.recovering));
+      continue;
+    }
+    // It may have begun to sync.
+    must((*refused)->stop());
+    // All its parity is wrong.
+    must(rig.disks[each.recovering]->write(start, random_bytes(random, 256 * KiB)));
+    change(rig, each.recovering, [&](MemberMetadata& sb) {
+      sb = rig.superblock(each.recovering);
+      sb.recovery_offset = 64 * KiB;
+    });
+    for (size_t disk = 0; disk < each.shape.disks; ++disk)
+      change(rig, disk, [](MemberMetadata& sb) { sb.array.resync_offset = 0; });
+    Array& array = rig.assemble();
+    for (int i = 0; i < 20; ++i) write_random(random, array, model);
+    REQUIRE(array.wait_sync());
+    CHECK(array.status().state == ArrayState::active);
+    CHECK(array.status().resynced == all_in_sync);
+    must_equal(model, array);
+    must_agree(array);
+  }
+}
+
 }  // namespace
 }  // namespace volfs::md

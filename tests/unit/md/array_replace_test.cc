@@ -211,6 +211,7 @@ TEST_CASE("when the replacement fails the old one serves on, and another spare t
         return member_of(b.array->status(), b.rig.name(b.spare))->state == MemberState::faulty;
       });
       CHECK(b.array->status().state == ArrayState::active);
+      CHECK(b.array->mdstat().find("(F)(R)") == std::string::npos);
       CHECK(member_of(b.array->status(), b.rig.name(old))->state == MemberState::in_sync);
       b.in_order();
       const size_t second = b.rig.add_disk();

@@ -385,5 +385,69 @@ TEST_CASE("mdstat says what the kernel would say") {
         "\n");
 }
 
+// With all but one of the members gone.
+std::string mdstat_of_failed(const Shape& shape) {
+  Rig rig(shape, 256 * KiB);
+  Array& array = rig.assemble();
+  for (size_t disk = 0; disk < shape.disks; ++disk)
+    if (shape.level == 1 || disk + 1 < shape.disks) rig.faults[disk]->vanish(true);
+  const std::vector<std::byte> block(4 * KiB);
+  for (uint64_t at = 0; at < array.size(); at += block.size()) (void)array.write(at, block);
+  CHECK(array.status().state == ArrayState::failed);
+  const std::string text = array.mdstat();
+  return text.substr(0, text.find("\n\n"));
+}
+
+// As Linux 7.2.
+TEST_CASE(
+    "mdstat calls a failed array broken, with all failed members of a raid5 and not of a mirror") {
+  CHECK(mdstat_of_failed({5, 2, 3, 64 * KiB}).starts_with("md0 : broken raid5 "));
+  const std::string raid5 = mdstat_of_failed({5, 2, 3, 64 * KiB});
+  CHECK(raid5.find("disk0[0](F)") != std::string::npos);
+  CHECK(raid5.find("disk1[1](F)") != std::string::npos);
+  CHECK(raid5.find(" [3/1] [__U]") != std::string::npos);
+  const std::string raid1 = mdstat_of_failed({1, 0, 2});
+  CHECK(raid1.starts_with("md0 : broken raid1 "));
+  CHECK(raid1.find(" [2/1] [") != std::string::npos);
+}
+
+TEST_CASE(
+    "mdstat has a resync pending only where there is one, and how long a sync takes that stands") {
+  Shape shape{5, 2, 3, 4 * KiB};
+  Rig rig(shape, 512 * KiB);
+  ArrayOptions options;
+  options.read_only = true;
+  change(rig, 2, [](MemberMetadata& sb) { sb.recovery_offset = 64 * KiB; });
+  CHECK(rig.assemble(options).mdstat().find("PENDING") == std::string::npos);
+  rig.array.reset();
+  for (const size_t disk : {0, 1, 2})
+    change(rig, disk, [](MemberMetadata& sb) {
+      sb.recovery_offset.reset();
+      sb.array.resync_offset = 0;
+    });
+  CHECK(rig.assemble(options).mdstat().find("\tresync=PENDING\n") != std::string::npos);
+}
+
+TEST_CASE("mdstat counts what is left of a sync in sectors") {
+  simulate(1, [](uint64_t seed) {
+    const SimScheduler sim(seed);
+    INFO("VOLFS_SEED=", seed);
+    Shape shape{1, 0, 2};
+    shape.assume_clean = false;
+    Rig rig(shape, 1 * MiB);
+    ArrayOptions slow;
+    slow.sync_speed_max = slow.sync_speed_min = 64 * KiB;
+    Array& array = rig.assemble(slow);
+    eventually([&] { return array.progress().action == SyncAction::resync; });
+    sleep_for(std::chrono::milliseconds(1500));
+    const SyncProgress p = array.progress();
+    REQUIRE(p.position < p.size);
+    REQUIRE(p.speed > 0);
+    // What status_resync() of Linux says, in sectors.
+    const uint64_t left = (p.size - p.position) / 512, moved = p.position / 512;
+    CHECK(p.seconds_left == left / (moved / 32 + 1) * (p.position / p.speed) / 32);
+  });
+}
+
 }  // namespace
 }  // namespace volfs::md

@@ -106,7 +106,12 @@ TEST_CASE("a 0.90 superblock of a big-endian machine says the same as the little
     CHECK(big->array.uuid == little->array.uuid);
     CHECK(big->array.events == little->array.events);
     CHECK(big->array.roles == little->array.roles);
+    // It stays of that byte order, and says the same in it.
+    const SuperblockBytes written = *encode_superblock(*big);
+    CHECK(decode_superblock(c.version, written, c.members[0].size)->big_endian);
+    big->big_endian = false;
     CHECK(*encode_superblock(*big) == *encode_superblock(*little));
+    CHECK(written != *encode_superblock(*little));
   }
 }
 
