@@ -89,6 +89,15 @@ def test_raid5_with_a_member_lost_and_one_stale(t):
     equal(run("debugfs", "-R", "cat early", t.mnt / "nas"), "written by all\n", "the file by a definition")
 
 
+def test_scan_counts_slots_not_copies_of_a_member(t):
+    _, images = build(t, "raid5", 3)
+    t.umount()
+    copy = t.path / "copy.img"
+    shutil.copy(images[1], copy)
+    said = volfs("scan", *images, copy)
+    holds("array 'nas': 3 of 3 members" in said, said)
+
+
 def test_a_stale_member_that_is_not_needed_is_left_out(t):
     _, images = build(t, "raid5", 3)
     volfs("array", "fail", t.mnt / "nas", "d1")
