@@ -148,6 +148,8 @@ class Events:
         self._lines += lines
 
     def next_within(self, seconds):
+        if self._fd < 0 and not self._lines:
+            return None
         deadline = None if seconds is None else time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)

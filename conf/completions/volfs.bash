@@ -88,7 +88,7 @@ _volfs_flags() {
       --bitmap-chunk --consistency-policy --size --data-offset --name --homehost --uuid --assume-clean --force --readonly --yes --json" ;;
     snapshot) words="--origin --cow --size --chunk-size --overflow --yes --timeout --json" ;;
     lv) words="--size --extents --name --type --stripes --stripesize --mirrors --regionsize --snapshot --chunksize
-      --permission --addtag --deltag --nosync --syncaction --alloc --yes --force --activationmode --background --json" ;;
+      --permission --addtag --deltag --nosync --syncaction --alloc --yes --dry-run --force --activationmode --background --json" ;;
     map) words="--table --readonly --uuid --noflush --timeout --inactive --json" ;;
     where) words="--image --json" ;;
     top) words="--delay --count --json" ;;

@@ -96,17 +96,10 @@ void tell_plan(const ApplyPlan& plan, bool done, Session& session) {
   print_json(all);
 }
 
-// A step is done whole or, where it began to be, undone: a loaded table that cannot be swapped in
-// is dropped again and the map goes on with the old one.
 Status carry_out(const std::string& mountpoint, const ApplyStep& step) {
   for (const json& body : step.requests) {
     const auto answer = request(mountpoint, body);
-    if (answer) continue;
-    if (step.mark == '~' && (body["request"] == "map.suspend" || body["request"] == "map.resume")) {
-      (void)request(mountpoint, {{"request", "map.clear"}, {"map", body["map"]}});
-      (void)request(mountpoint, {{"request", "map.resume"}, {"map", body["map"]}});
-    }
-    return fail(Error(answer.error()));
+    if (!answer) return fail(Error(answer.error()));
   }
   return {};
 }

@@ -97,7 +97,11 @@ void Planner::plan(const config::Map& map) {
   // A snapshot-origin on it has its size.
   const json* const front = device == name ? nullptr : running_[name];
   const bool front_differs = front && front->value("size", uint64_t{0}) != size;
-  if (same && !front_differs) return;
+  if (same && !front_differs) {
+    plan_resume(name, device);
+    if (front) plan_resume(name, name);
+    return;
+  }
   try_table(map);
   ApplyStep step{'~', fmt::format("map {}: another table", name), {}, false, {}};
   if (size != before)
@@ -121,9 +125,23 @@ void Planner::plan(const config::Map& map) {
 void Planner::swap_table(ApplyStep& step, const std::string& map, const std::string& table,
                          bool read_only) {
   step.requests.push_back(
-      {{"request", "map.load"}, {"map", map}, {"table", table}, {"readonly", read_only}});
-  step.requests.push_back({{"request", "map.suspend"}, {"map", map}});
-  step.requests.push_back({{"request", "map.resume"}, {"map", map}});
+      {{"request", "map.swap"}, {"map", map}, {"table", table}, {"readonly", read_only}});
+}
+
+// What somebody began to do to it, and the definition knows nothing of, is taken back.
+void Planner::plan_resume(const std::string& map, const std::string& device) {
+  const json& now = (*running_[device])["map"];
+  std::vector<json> requests;
+  std::string text;
+  if (now.value("inactive_table", false)) {
+    requests.push_back({{"request", "map.clear"}, {"map", device}});
+    text = "without the table that is loaded beside";
+  }
+  if (now.value("suspended", false)) {
+    requests.push_back({{"request", "map.resume"}, {"map", device}});
+    text = text.empty() ? "resume" : "resume, " + text;
+  }
+  if (!requests.empty()) step('~', fmt::format("map {}: {}", map, text), std::move(requests));
 }
 
 void Planner::plan(const config::Snapshot& snapshot) {

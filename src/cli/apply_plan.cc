@@ -2,8 +2,11 @@
 #include "apply_plan.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <iterator>
 #include <utility>
 
@@ -124,6 +127,8 @@ void Planner::plan(const config::Image& image) {
         return problem(fmt::format("image {}: {} is image {} on the mount; a device keeps its name",
                                    image.name.value, path, name));
     }
+    if (access(path.c_str(), F_OK) != 0)
+      return problem(fmt::format("image {}: {}: {}", image.name.value, path, std::strerror(errno)));
     json body{{"request", "mount.add_image"}, {"image", image.name.value}, {"path", path}};
     if (image.readonly.value) body["readonly"] = true;
     if (image.direct && image.direct->value) body["direct"] = true;

@@ -47,6 +47,7 @@ class Planner {
   // Tries a table before anything is done, where all that it stands on is there and stays as it is.
   void try_table(const config::Map& map);
   void plan(const config::Map& map);
+  void plan_resume(const std::string& map, const std::string& device);
   static void swap_table(ApplyStep& step, const std::string& map, const std::string& table,
                          bool read_only);
   void plan(const config::Array& array);

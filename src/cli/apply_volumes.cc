@@ -299,9 +299,12 @@ void Planner::plan_resize(const std::string& path, const json& now,
   config::LvSize size = volume.size.value;
   if (size.unit == config::LvSize::Unit::extents) size = {size.value * extent};
   if (size.unit != config::LvSize::Unit::bytes) return;
+  // Whole stripes, as where a volume is made.
+  const uint64_t step_size = extent * std::max(uint64_t{1}, now.value("stripes", uint64_t{1}));
+  size.value = round_up(size.value, step_size);
   const uint64_t before = now.value("extents", uint64_t{0}) * extent;
   const bool grows = before < size.value;
-  const bool shrinks = before >= size.value + extent * std::max(1U, volume.stripes.value);
+  const bool shrinks = before > size.value;
   if (!grows && !shrinks) return;
   std::string text =
       fmt::format("lv {}: {} instead of {}", path, format_size(size.value), format_size(before));

@@ -7,11 +7,13 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "display.h"
 #include "volfs/unique_fd.h"
 
 namespace volfs::cli {
@@ -122,12 +124,25 @@ Result<Target> find_target(const std::string& path) {
   return Target{mountpoint, volume};
 }
 
+Result<std::string> find_mount(const std::string& path) {
+  VOLFS_TRY_ASSIGN(Target target, find_target(path));
+  if (!target.volume.empty() && access(path.c_str(), F_OK) != 0) return fail_sys(errno, path);
+  return std::move(target.mountpoint);
+}
+
 const std::string& place_of_refusal() {
   return refusal();
 }
 
 Result<nlohmann::json> request(const std::string& mountpoint, const nlohmann::json& body) {
   refusal().clear();
+  for (const auto& [key, value] : body.items()) {
+    const auto is_text = [](const nlohmann::json& each) {
+      return !each.is_string() || is_utf8(each.get_ref<const std::string&>());
+    };
+    if (is_text(value) && (!value.is_array() || std::ranges::all_of(value, is_text))) continue;
+    return fail_invalid(fmt::format("'{}' is not UTF-8 text, as all of a request has to be", key));
+  }
   const std::string control = mountpoint + "/.volfs/control";
   auto answer = converse(control, body.dump());
   // The kernel remembers names of a mount whose daemon is dead, so this may be the first to tell.

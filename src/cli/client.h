@@ -20,6 +20,8 @@ struct Target {
 // Finds the mount a path lies in; the volume need not exist. ENOENT: no volfs mount there;
 // ENOTCONN: a mount whose daemon has died.
 Result<Target> find_target(const std::string& path);
+// The mount that a path lies in, which must exist: ENOENT as above, or if nothing is there.
+Result<std::string> find_mount(const std::string& path);
 
 // Sends one request to the mount's control file and waits for its reply: the "result" of a good
 // one, or the error it tells, with its errno.

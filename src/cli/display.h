@@ -38,6 +38,8 @@ std::string short_time(double microseconds);
 // "0:07", "12:34", "3:02:01".
 std::string duration(uint64_t seconds);
 
+// What JSON and YAML can say as it is; names of files need not be such.
+bool is_utf8(const std::string& text);
 // To standard output, indented; what is no UTF-8 is replaced.
 void print_json(const nlohmann::json& value);
 

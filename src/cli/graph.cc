@@ -126,8 +126,8 @@ Status run_graphviz(const std::string& dot) {
 }
 
 Status graph(const std::string& path, bool svg, bool as_json) {
-  VOLFS_TRY_ASSIGN(const Target target, find_target(path));
-  VOLFS_TRY_ASSIGN(const json status, request(target.mountpoint, {{"request", "status"}}));
+  VOLFS_TRY_ASSIGN(const std::string mountpoint, find_mount(path));
+  VOLFS_TRY_ASSIGN(const json status, request(mountpoint, {{"request", "status"}}));
   if (as_json) {
     print_json(to_json(status));
     return {};

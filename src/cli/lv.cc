@@ -26,7 +26,7 @@ struct LvArguments {
   unsigned stripes = 0;
   std::optional<unsigned> mirrors;
   std::vector<std::string> pvs, tags, untagged;
-  bool force = false, yes = false, background = false, nosync = false;
+  bool force = false, yes = false, dry_run = false, background = false, nosync = false;
 };
 
 // A number without a unit counts in lvm2's unit for the option.
@@ -226,6 +226,16 @@ Result<std::string> origin_of(const Target& target) {
 Status merge(const LvArguments& given) {
   VOLFS_TRY_ASSIGN(const Target target, find_target(given.path));
   VOLFS_TRY_ASSIGN(const std::string origin, origin_of(target));
+  if (!origin.empty()) {
+    const std::string lost =
+        fmt::format("what was written to {}/{} since {} was taken",
+                    target.volume.substr(0, target.volume.find('/')), origin, target.volume);
+    if (given.dry_run) {
+      fmt::print(stderr, "This would be lost:\n  {}\n", lost);
+      return {};
+    }
+    VOLFS_TRY(may_lose({lost}, "Merge it?", given.yes));
+  }
   VOLFS_TRY(send(given, "lv.merge", json::object()));
   if (given.background) return {};
   std::optional<Progress> progress;
@@ -246,7 +256,9 @@ void add_merge(CLI::App& lv, Session& session, const std::shared_ptr<LvArguments
       ->required();
   command->add_flag("-b,--background", arguments->background, "do not wait until it is done");
   add_json_option(*command, session);
-  set_examples(*command, "  volfs lv merge /mnt/vg0/before\n");
+  command->add_flag("-n,--dry-run", arguments->dry_run, "only show what would be lost");
+  command->add_flag("-y,--yes", arguments->yes, "do not ask");
+  set_examples(*command, "  volfs lv merge /mnt/vg0/before --yes\n");
   command->callback([arguments, &session] {
     if (auto done = merge(*arguments); !done) return session.fail(done.error());
     if (session.json) fmt::print("null\n");

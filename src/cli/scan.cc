@@ -49,6 +49,11 @@ void add_scan(CLI::App& app, Session& session) {
     const auto scan = engine::scan_images(
         arguments->images, {.force = arguments->force, .pad = arguments->yaml && !session.json});
     if (!scan) return session.fail(scan.error());
+    if (arguments->yaml && !session.json)
+      for (const config::Image& image : scan->definition.images)
+        if (!is_utf8(image.path.value) || !is_utf8(image.name.value))
+          return session.fail(image.path.value +
+                              ": is not UTF-8 text, so that no definition can name it");
     if (session.json)
       print_json(scan_json(*scan));
     else if (arguments->yaml)

@@ -146,10 +146,11 @@ Result<json> remove_snapshot(const SnapshotArguments& arguments, const Target& t
 }
 
 Result<json> merge_snapshot(const SnapshotArguments& arguments, const Target& target) {
-  return send_confirmed(
-      arguments, target, "merge",
-      fmt::format("Make the origin what {} shows, and lose what was written since?", target.volume),
-      "not merged");
+  VOLFS_TRY_ASSIGN(const json state, send(target, "status", json::object()));
+  const std::string lost = fmt::format("what was written to {} since {} was taken",
+                                       state.value("origin", "its origin"), target.volume);
+  VOLFS_TRY(may_lose({lost}, "Merge it?", arguments.yes));
+  return send(target, "merge", json::object());
 }
 
 Result<json> snapshot_status(const SnapshotArguments&, const Target& target) {

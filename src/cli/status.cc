@@ -58,10 +58,10 @@ void print_where_back(const json& where) {
 // Asks the mount that PATH lies in, and prints the answer.
 void ask(Session& session, const std::string& path, json body,
          const std::function<void(const json&)>& print) {
-  const auto target = find_target(path);
-  if (!target) return session.fail(target.error());
-  if (body.contains("volume")) body["volume"] = target->volume;
-  const auto answer = request(target->mountpoint, body);
+  const auto mountpoint = find_mount(path);
+  if (!mountpoint) return session.fail(mountpoint.error());
+  if (body.contains("volume")) body["volume"] = find_target(path)->volume;
+  const auto answer = request(*mountpoint, body);
   if (!answer) return session.fail(answer.error());
   if (session.json)
     print_json(*answer);

@@ -220,8 +220,9 @@ class Screen {
 };
 
 Status top(const TopArguments& arguments, bool as_json) {
-  VOLFS_TRY_ASSIGN(const Target target, find_target(arguments.path));
-  VOLFS_TRY_ASSIGN(Sample before, sample(target.mountpoint));
+  VOLFS_TRY_ASSIGN(const std::string mountpoint, find_mount(arguments.path));
+  if (!(arguments.delay > 0)) return fail_invalid("--delay: expected a number of seconds");
+  VOLFS_TRY_ASSIGN(Sample before, sample(mountpoint));
   std::unique_ptr<Screen> screen;
   if (!as_json && arguments.count == 0 && isatty(STDOUT_FILENO) == 1)
     screen = std::make_unique<Screen>();
@@ -234,7 +235,7 @@ Status top(const TopArguments& arguments, bool as_json) {
     } else {
       sleep_for(std::chrono::duration_cast<Nanos>(std::chrono::duration<double>(arguments.delay)));
     }
-    VOLFS_TRY_ASSIGN(Sample after, sample(target.mountpoint));
+    VOLFS_TRY_ASSIGN(Sample after, sample(mountpoint));
     if (drawing) fmt::print("\033[H\033[J");
     if (as_json)
       fmt::print("{}\n", to_json(before, after).dump());

@@ -29,6 +29,14 @@ Result<json> load(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+Result<json> swap(const RequestContext& context, const Fields& fields) {
+  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
+  VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
+  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
+  VOLFS_TRY(context.engine.map_swap(name, table, read_only));
+  return json();
+}
+
 Result<json> check(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
@@ -94,6 +102,7 @@ constexpr std::array map_rows{
     RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?,hidden:flag?",
                 create_map},
     RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
+    RequestType{"map.swap", "map:name,table:text,readonly:flag?", swap},
     RequestType{"map.check", "map:name,table:text,readonly:flag?", check},
     RequestType{"map.clear", "map:name", clear},
     RequestType{"map.suspend", "map:name,flush:flag?,timeout_ms:ms?", suspend},

@@ -275,13 +275,24 @@ Status MappedDevice::resume_in_turn(const SuspendOptions& options) {
       VOLFS_TRY(in(name(), inactive_->check_ranges()));
       VOLFS_TRY(in(name(), check_stack(*inactive_, *this)));
       VOLFS_TRY(suspend_in_turn(options));
-      swap_in_turn();
+      std::unique_ptr<Table> table;
+      {
+        const std::lock_guard lock(mutex_);
+        table = std::move(inactive_);
+      }
+      exchange_in_turn(table);
+      retire(std::move(table));
       return {};
     };
     Status swapped = swap();
     enter(false);
     VOLFS_TRY(std::move(swapped));
   }
+  return start_in_turn();
+}
+
+// Lets I/O through the active table; if a target cannot go on, the device stays suspended.
+Status MappedDevice::start_in_turn() {
   if (!suspended()) return {};
   if (active_) {
     for (const auto& target : active_->targets()) VOLFS_TRY(in(name(), target->preresume()));
@@ -291,20 +302,68 @@ Status MappedDevice::resume_in_turn(const SuspendOptions& options) {
   return {};
 }
 
+Status MappedDevice::swap(std::span<const TableRow> rows, const Resolver& resolve,
+                          const LoadOptions& options) {
+  VOLFS_TRY_ASSIGN(auto table, build(rows, resolve, options));
+  const Turn turn(*this);
+  if (options.admit) {
+    VOLFS_TRY(options.admit());
+  }
+  Status entered = enter_in_turn(table);
+  retire(std::move(table));
+  if (entered) {
+    VOLFS_TRY(clear());
+  }
+  return entered;
+}
+
+// TABLE becomes the active one, and the one before is in its place; or TABLE stays.
+Status MappedDevice::enter_in_turn(std::unique_ptr<Table>& table) {
+  VOLFS_TRY(in(name(), table->check_ranges()));
+  VOLFS_TRY(in(name(), check_stack(*table, *this)));
+  const bool ran = !suspended();
+  const uint64_t before = size();  // without a table, too
+  VOLFS_TRY(suspend_in_turn(SuspendOptions()));
+  exchange_in_turn(table);
+  Status started;
+  for (auto target = active_->targets().begin(); target != active_->targets().end(); ++target) {
+    started = in(name(), (*target)->preresume());
+    if (started) continue;
+    // Those before it have begun.
+    for (auto begun = active_->targets().begin(); begun != target; ++begun) {
+      (*begun)->presuspend();
+      (*begun)->postsuspend();
+    }
+    break;
+  }
+  if (started) {
+    for (const auto& target : active_->targets()) target->resume();
+    gate_.open();
+    return {};
+  }
+  exchange_in_turn(table);
+  set_size(before);
+  if (ran) {
+    if (const Status back = start_in_turn(); !back)
+      log_error("{}: cannot go on with the table of before either: {}", name(),
+                back.error().text());
+  }
+  return started;
+}
+
 // The gate is closed.
-void MappedDevice::swap_in_turn() {
-  std::unique_ptr<Table> old;
+void MappedDevice::exchange_in_turn(std::unique_ptr<Table>& table) {
   {
     const std::lock_guard lock(mutex_);
-    old = std::exchange(active_, std::move(inactive_));
+    std::swap(active_, table);
   }
   took_table();
-  retire(std::move(old));
 }
 
 // There is another active table; the gate is closed.
 void MappedDevice::took_table() {
   live_.store(active_.get(), std::memory_order_release);
+  if (!active_) return;
   set_limits(active_->limits());
   set_read_only(active_->read_only());
   set_size(active_->size());

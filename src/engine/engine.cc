@@ -100,11 +100,16 @@ Result<Engine::PinnedMap> Engine::pin_map(std::string_view name) const {
 
 namespace {
 
+// Beside the active table, or in its place.
+using LoadTable = Status (dm::MappedDevice::*)(std::span<const dm::TableRow>, const dm::Resolver&,
+                                               const dm::MappedDevice::LoadOptions&);
+constexpr LoadTable beside = &dm::MappedDevice::load, instead = &dm::MappedDevice::swap;
+
 // Builds a table, which may read disks and so must not hold the structure lock: PINS keep what it
 // stands on until the map, which is in the graph then, is known to use it.
 Status load_on(const Graph& graph, dm::MappedDevice& map, std::string_view table,
                const dm::MappedDevice::LoadOptions& options, std::vector<Graph::Pin>& pins,
-               const std::function<Status(const Node&)>& check) {
+               const std::function<Status(const Node&)>& check, LoadTable load) {
   VOLFS_TRY_ASSIGN(const auto rows, dm::parse_table(table));
   const auto resolve = [&](std::string_view name) -> Result<BlockDevice*> {
     auto pin = graph.pin(name);
@@ -113,12 +118,12 @@ Status load_on(const Graph& graph, dm::MappedDevice& map, std::string_view table
     pins.push_back(std::move(*pin));
     return &pins.back()->shown();
   };
-  return map.load(rows, resolve, options);
+  return (map.*load)(rows, resolve, options);
 }
 
 }  // namespace
 
-Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
+Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool read_only, bool swap,
                           std::vector<Graph::Pin>& pins) {
   const bool written = !read_only && !read_only_;
   const auto check = [&](const Node& node) -> Status {
@@ -132,7 +137,7 @@ Status Engine::load_table(dm::MappedDevice& map, std::string_view table, bool re
                   .origins = &origins_,
                   .hold_sync = frozen_,
                   .admit = [&] { return check_origin_kept(map, table); }},
-                 pins, check);
+                 pins, check, swap ? instead : beside);
 }
 
 namespace {
@@ -169,7 +174,7 @@ Status Engine::map_create(std::string_view name, std::string_view table, const N
   std::vector<Graph::Pin> pins;
   auto owned = std::make_unique<dm::MappedDevice>(std::string(name), std::string(uuid));
   dm::MappedDevice& mapped = *owned;
-  VOLFS_TRY(in(name, load_table(mapped, table, options.read_only, pins)));
+  VOLFS_TRY(in(name, load_table(mapped, table, options.read_only, false, pins)));
   VOLFS_TRY(mapped.resume());
   const std::lock_guard lock(structure_);
   VOLFS_TRY(check_new_map(name, uuid));
@@ -195,11 +200,11 @@ Result<std::string> Engine::map_check(std::string_view name, std::string_view ta
   std::vector<Graph::Pin> pins;
   dm::MappedDevice trial{std::string(name)};
   // Who owns what is below may be another once the table is loaded.
-  VOLFS_TRY(
-      in(name,
-         load_on(graph_, trial, table,
-                 {.read_only = read_only || read_only_, .origins = &origins_, .hold_sync = frozen_},
-                 pins, [](const Node&) { return Status(); })));
+  VOLFS_TRY(in(
+      name, load_on(
+                graph_, trial, table,
+                {.read_only = read_only || read_only_, .origins = &origins_, .hold_sync = frozen_},
+                pins, [](const Node&) { return Status(); }, beside)));
   return trial.table(dm::MappedDevice::Which::inactive);
 }
 
@@ -227,9 +232,22 @@ Status Engine::check_origin_kept(const dm::MappedDevice& map, std::string_view t
 Status Engine::map_load(std::string_view name, std::string_view table, bool read_only) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
   std::vector<Graph::Pin> pins;
-  VOLFS_TRY(in(name, load_table(*map, table, read_only, pins)));
+  VOLFS_TRY(in(name, load_table(*map, table, read_only, false, pins)));
   events_.publish({"map.loaded", std::string(name), {}});
   return {};
+}
+
+Status Engine::map_swap(std::string_view name, std::string_view table, bool read_only) {
+  VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
+  std::vector<Graph::Pin> pins;
+  VOLFS_TRY(in(name, load_table(*map, table, read_only, true, pins)));
+  resumed(map);
+  return {};
+}
+
+void Engine::resumed(const PinnedMap& map) {
+  if (const auto volume = map.node().volume) catalog_->changed(*volume);
+  events_.publish({"map.resumed", map.node().name, {{"size", map->size()}}});
 }
 
 Status Engine::map_clear(std::string_view name) {
@@ -250,8 +268,7 @@ Status Engine::map_suspend(std::string_view name, bool flush, Nanos timeout) {
 Status Engine::map_resume(std::string_view name) {
   VOLFS_TRY_ASSIGN(const PinnedMap map, pin_map(name));
   VOLFS_TRY(map->resume());
-  if (const auto volume = map.node().volume) catalog_->changed(*volume);
-  events_.publish({"map.resumed", std::string(name), {{"size", map->size()}}});
+  resumed(map);
   return {};
 }
 

@@ -336,6 +336,7 @@ def test_unmounting_ends_the_stream(t):
     follower.join(20)
     holds(not follower.is_alive(), "the follower still waits")
     equal([event["event"] for event in ended], ["mount.ending"], "the last event")
+    equal((list(events), events.next_within(None)), ([], None), "asked once more after the end")
     equal(json.loads(cat.communicate(timeout=20)[0])["event"], "mount.ending", "what cat shows")
     # What else is open is named.
     fresh(t)

@@ -139,6 +139,14 @@ def test_where_goes_both_ways(t):
     mount.request("map.resume", map="data")
 
 
+def test_what_is_not_there_is_not_shown_as_the_mount(t):
+    fresh(t)
+    for command in ("status", "tree", "where", "graph", "top"):
+        told = stderr_of(lab.VOLFS, command, t.mnt / "nope", *(["0"] if command == "where" else []))
+        holds("nope: No such file" in told, f"{command}: {told}")
+    holds("a number of seconds" in stderr_of(lab.VOLFS, "top", t.mnt, "-n", "1", "-d", "nan"), "a delay that is no number")
+
+
 def test_graph(t):
     fresh(t)
     dot = volfs("graph", t.mnt)

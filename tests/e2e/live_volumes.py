@@ -329,7 +329,7 @@ def test_a_snapshot_is_merged_into_an_origin_that_has_grown(lab):
     with open(vg / "a", "r+b", buffering=0) as file:
         file.seek(4 * MiB)
         file.write(after)
-    volfs("lv", "merge", vg / "snap")
+    volfs("lv", "merge", vg / "snap", "--yes")
     equal((vg / "a").read_bytes(), before + after, "the origin, merged")
     equal((vg / "other").read_bytes(), before, "the other snapshot")
     lab.umount()
@@ -347,15 +347,20 @@ def test_a_snapshot_is_merged_into_its_origin(lab):
     volfs("lv", "create", vg / "other", "-s", "a", "-L", "18")
     (vg / "a").open("r+b", buffering=0).write(lab.random.randbytes(16 * MiB))
     with open(vg / "a", "rb"):
-        told = refused("merge", vg / "snap")
+        told = refused("merge", vg / "snap", "--yes")
         holds("a: in use by 1 open file: " in told and f"(pid {os.getpid()})" in told, told)
     with open(vg / "snap", "rb"):
-        holds("snap: in use by 1 open file" in refused("merge", vg / "snap"), "the snapshot is open")
+        holds("snap: in use by 1 open file" in refused("merge", vg / "snap", "--yes"), "the snapshot is open")
     holds("is no snapshot" in refused("merge", vg / "a"), "no snapshot")
+    # What is lost is said first, and without a terminal nothing is done.
+    lost = "what was written to vg0/a since vg0/snap was taken"
+    holds(f"nothing was done: this would be lost: {lost}" in refused("merge", vg / "snap"), "a merge in a pipe")
+    volfs("lv", "merge", vg / "snap", "--dry-run")
+    equal((merging(lab), sorted(os.listdir(vg))), (None, ["a", "other", "snap"]), "after a dry run")
     # Over the end of a daemon that is killed meanwhile.
-    volfs("lv", "merge", vg / "snap", "-b")
+    volfs("lv", "merge", vg / "snap", "-b", "--yes")
     equal((merging(lab), sorted(os.listdir(vg))), ("snap", ["a", "other"]), "while it is merged")
-    holds("already being merged" in refused("merge", vg / "other"), "another snapshot at once")
+    holds("already being merged" in refused("merge", vg / "other", "--yes"), "another snapshot at once")
     pid = lab.pid()
     os.kill(pid, signal.SIGKILL)
     volfs("umount", lab.mnt)
@@ -366,7 +371,7 @@ def test_a_snapshot_is_merged_into_its_origin(lab):
     equal((sorted(os.listdir(vg)), [name for name in table(lab).split("\n") if "vg0-snap" in name]), (["a", "other"], []),
           "what is left of the snapshot")
     # In the foreground; the group can leave and come back meanwhile.
-    equal(volfs("lv", "merge", vg / "other", "--json"), "null\n", "the answer")
+    equal(volfs("lv", "merge", vg / "other", "--yes", "--json"), "null\n", "the answer")
     equal(os.listdir(vg), ["a"], "all are merged")
     holds("linear" in table(lab) and "snapshot" not in table(lab), table(lab))
 

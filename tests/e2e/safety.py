@@ -210,5 +210,18 @@ def test_the_header_for_c_is_iso_c(t):
         run("gcc", f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", source)
 
 
+def test_names_that_are_not_utf8_are_refused_in_words(t):
+    fresh(t)
+    name = os.fsdecode(b"\xff")
+    told = stderr_of(lab.VOLFS, "map", "rename", t.mnt / "x", name)
+    equal(told, "volfs: 'to' is not UTF-8 text, as all of a request has to be\n", "on standard error")
+    told = json.loads(run(lab.VOLFS, "map", "rename", t.mnt / "x", name, "--json", status=1))
+    equal(told["error"]["code"], "EINVAL", "in JSON")
+    image = t.file(os.fsdecode(b"\xff.img"), 1 << 20)
+    done = subprocess.run([lab.VOLFS, "scan", image, "--yaml"], capture_output=True)
+    equal((done.returncode, done.stdout), (1, b""), "a definition of it")
+    holds(b"is not UTF-8 text, so that no definition can name it" in done.stderr, done.stderr)
+
+
 if __name__ == "__main__":
     lab.main(globals())

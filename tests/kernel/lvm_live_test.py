@@ -137,7 +137,7 @@ def test_a_merge_goes_on_on_the_other_side(lab):
     volfs("create", path)
     lab.mount(path)
     then = with_snapshot(lab)
-    volfs("lv", "merge", lab.mnt / "vg0/before", "-b")
+    volfs("lv", "merge", lab.mnt / "vg0/before", "-b", "--yes")
     equal(merging(lab), ["before"], "volfs merges")
     os.kill(lab.pid(), signal.SIGKILL)
     volfs("umount", lab.mnt)

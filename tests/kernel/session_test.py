@@ -173,7 +173,7 @@ def work_with_logical_volumes(do):
     sums["vg0/back"] = do.put("vg0/back", 8)
     do("lv create", "vg0/then", "-s", "back", "-L", "5")
     holds(do.put("vg0/back", 9) != sums["vg0/back"], "nothing was written")
-    do("lv merge", "vg0/then")
+    do("lv merge", "vg0/then", "--yes")
     equal(device_io.sha256(do.t.mnt / "vg0/back"), sums["vg0/back"], "an origin after the merge")
     holds("vg0/then" not in do.volumes(), do.volumes())
     do("lv change", "vg0/back", "--addtag", "merged", "--permission", "r")

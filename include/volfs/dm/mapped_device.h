@@ -89,6 +89,10 @@ class MappedDevice final : public BlockDevice {
   // suspended.
   Status resume(const SuspendOptions& options);
   Status resume() { return resume(SuspendOptions()); }
+  // Makes a table the active one, with load's errors and resume's, and lets I/O through. After an
+  // error all is as it was: the active table goes on, unless the device was suspended before. A
+  // table that was loaded beside goes when this one is active.
+  Status swap(std::span<const TableRow> rows, const Resolver& resolve, const LoadOptions& options);
   bool suspended() const { return gate_.closed(); }
   // Gives the active table, with all that its targets know, to TO, whose own active one goes. Both
   // must be suspended, EBUSY otherwise; TO may also be one that never had a table. Without a table
@@ -167,7 +171,9 @@ class MappedDevice final : public BlockDevice {
   Status suspend_in_turn(const SuspendOptions& options);
   Status resume_in_turn(const SuspendOptions& options);
   Status give_in_turn(MappedDevice& to);
-  void swap_in_turn();
+  Status enter_in_turn(std::unique_ptr<Table>& table);
+  Status start_in_turn();
+  void exchange_in_turn(std::unique_ptr<Table>& table);
   void took_table();
   static void retire(std::unique_ptr<Table> table);
 

@@ -179,6 +179,8 @@ class Engine {
   Result<std::string> map_check(std::string_view name, std::string_view table, bool read_only);
   // EBUSY: the map has snapshots, and the table would go round its snapshot-origin.
   Status map_load(std::string_view name, std::string_view table, bool read_only);
+  // Loads and resumes in one: after an error all is as it was. EBUSY as map_load.
+  Status map_swap(std::string_view name, std::string_view table, bool read_only);
   Status map_clear(std::string_view name);
   // A timeout of 0 waits without end.
   Status map_suspend(std::string_view name, bool flush, Nanos timeout);
@@ -235,7 +237,9 @@ class Engine {
   // After DEVICE has come. What is returned, and told to the log, tells what cannot join.
   std::vector<std::string> join_groups_of(std::string_view device);
   Status check_origin_kept(const dm::MappedDevice& map, std::string_view table) const;
-  Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only,
+  void resumed(const PinnedMap& map);
+  // Beside the active table, or, with SWAP, in its place.
+  Status load_table(dm::MappedDevice& map, std::string_view table, bool read_only, bool swap,
                     std::vector<Graph::Pin>& pins);
   Status check_new_map(std::string_view name, std::string_view uuid) const;
   Status check_new_name(std::string_view name) const;
