@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
-#include <unordered_map>
 #include <utility>
 
+#include "stack.h"
 #include "table.h"
 #include "volfs/io_batch.h"
 #include "volfs/log.h"
@@ -16,49 +16,6 @@
 
 namespace volfs::dm {
 namespace {
-
-// The height of the stack below DEVICE, remembered for each device. A height above LIMIT is
-// enough to know. Descends at most LIMIT levels, which ends cycles too.
-class HeightFinder {
- public:
-  HeightFinder(unsigned limit, const BlockDevice* forbidden)
-      : limit_(limit), forbidden_(forbidden) {}
-  bool met_forbidden() const { return met_; }
-
-  unsigned height(const BlockDevice& device, unsigned level = 1) {
-    if (&device == forbidden_) met_ = true;
-    if (met_ || level > limit_) return limit_ + 1;
-    if (const auto known = heights_.find(&device); known != heights_.end()) return known->second;
-    unsigned tallest = 0;
-    device.for_each_below([&](BlockDevice& below) {
-      if (tallest <= limit_) tallest = std::max(tallest, height(below, level + 1));
-    });
-    const unsigned sum = std::min(tallest + 1, limit_ + 1);
-    heights_.emplace(&device, sum);
-    return sum;
-  }
-
- private:
-  const unsigned limit_;
-  const BlockDevice* const forbidden_;
-  bool met_ = false;
-  std::unordered_map<const BlockDevice*, unsigned> heights_;
-};
-
-Status check_stack(const Table& table, const BlockDevice& self) {
-  HeightFinder finder(max_stack_depth - 1, &self);
-  for (const BlockDevice* below : table.below()) {
-    const unsigned height = finder.height(*below);
-    if (finder.met_forbidden())
-      return fail(Error::make(
-          ELOOP, fmt::format("device \"{}\" stands on {} itself", below->name(), self.name())));
-    if (height >= max_stack_depth)
-      return fail(Error::make(ELOOP, fmt::format("device \"{}\": more than {} devices on top of "
-                                                 "each other",
-                                                 below->name(), max_stack_depth)));
-  }
-  return {};
-}
 
 // Tables below may be swapped after a check for the stack's depth, so each thread counts how deep
 // it is: the bound on the stack holds whatever happens.
@@ -73,10 +30,6 @@ class Descent {
 };
 
 }  // namespace
-
-unsigned stack_depth(const BlockDevice& device, unsigned limit) {
-  return HeightFinder(limit, nullptr).height(device);
-}
 
 // One of suspend, resume and changes in several steps at a time. They may wait long, so it is not a
 // Mutex. False if it was not had by the deadline.

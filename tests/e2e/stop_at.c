@@ -29,12 +29,12 @@ static void step(void) {
   if (n > 0 && atomic_fetch_add(&calls, 1) + 1 >= n) kill(getpid(), SIGKILL);
 }
 
-#define STEP(result, name, parameters, arguments)                         \
-  result name parameters {                                                \
-    static result(*real) parameters;                                      \
-    if (!real) *(void**)&real = dlsym(RTLD_NEXT, #name);                  \
-    step();                                                               \
-    return real arguments;                                                \
+#define STEP(result, name, parameters, arguments)        \
+  result name parameters {                               \
+    static result(*real) parameters;                     \
+    if (!real) *(void**)&real = dlsym(RTLD_NEXT, #name); \
+    step();                                              \
+    return real arguments;                               \
   }
 
 STEP(int, rename, (const char* from, const char* to), (from, to))
@@ -44,7 +44,8 @@ STEP(int, fdatasync, (int fd), (fd))
 STEP(int, ftruncate64, (int fd, off64_t size), (fd, size))
 STEP(int, fallocate64, (int fd, int mode, off64_t at, off64_t size), (fd, mode, at, size))
 STEP(ssize_t, pwrite64, (int fd, const void* from, size_t size, off64_t at), (fd, from, size, at))
-STEP(ssize_t, pwritev64, (int fd, const struct iovec* list, int count, off64_t at), (fd, list, count, at))
+STEP(ssize_t, pwritev64, (int fd, const struct iovec* list, int count, off64_t at),
+     (fd, list, count, at))
 STEP(ssize_t, pwritev64v2, (int fd, const struct iovec* list, int count, off64_t at, int flags),
      (fd, list, count, at, flags))
 STEP(int, io_uring_submit, (void* ring), (ring))

@@ -57,7 +57,7 @@ struct ArrayOptions {
   uint64_t sync_speed_min = 1000 * KiB, sync_speed_max = 200000 * KiB;
   // Until release_sync() sync waits, and what a member cannot give is not written to it anew.
   bool hold_sync = false;
-  bool quiet = false;      // slots that are missing and members left out are not told to the log
+  bool quiet = false;  // slots that are missing and members left out are not told to the log
   SuperblockChoice choice;
   // Called when a member failed or a sync has ended. Any thread, with locks held: returns at once.
   std::function<void()> changed;
