@@ -182,7 +182,7 @@ def test_an_origin_that_has_grown_is_merged_into_as_by_linux(lab):
         file.write(lab.random.randbytes(size - old))
         file.seek(old)
         grown = file.read(size - old)
-    lv(lab, "merge", "before", "-b")
+    lv(lab, "merge", "before", "-b", "--yes")
     os.kill(lab.pid(), signal.SIGKILL)
     volfs("umount", lab.mnt)
     found = lvm_lab.in_guest(lab, DM_TABLES + MERGE, ["vg0/root"], ATTACH)
