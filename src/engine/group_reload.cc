@@ -172,6 +172,30 @@ void GroupReload::build_all(VolumeGroup& group, const lvm::ActivationPlan& plan,
     (*node)->read_only_wanted = group.setup_.wanted_read_only || planned.read_only;
     group.devices_[planned.uuid] = {*node, planned, canonical.of(planned)};
   }
+  for (const lvm::PlannedDevice& planned : plan.devices)
+    if (broken.contains(planned.name)) keep_origin(group, planned, broken);
+}
+
+// A snapshot that is not there would see what is written to its origin: that is only read.
+void GroupReload::keep_origin(VolumeGroup& group, const lvm::PlannedDevice& snapshot,
+                              std::map<std::string, std::string>& broken) {
+  if (snapshot.table.empty() || snapshot.table.front().type != "snapshot") return;
+  const std::string real(first_word(snapshot.table.front().params));
+  for (auto& [uuid, own] : group.devices_) {
+    if (own.planned.read_only || own.planned.table.empty()) continue;
+    const lvm::TableRow& row = own.planned.table.front();
+    if (row.type != "snapshot-origin" || first_word(row.params) != real) continue;
+    own.planned.read_only = true;
+    own.node->read_only_wanted = true;
+    auto& map = map_behind(*own.node);
+    const Status kept = [&]() -> Status {
+      VOLFS_TRY_ASSIGN(auto change, map.change());
+      VOLFS_TRY(load(group, change, own.planned));
+      return change.resume();
+    }();
+    if (!kept) broken[own.planned.name] = kept.error().text();
+    log_warning("{}: only read, for its snapshot {} is not there", own.planned.name, snapshot.name);
+  }
 }
 
 // `volfs snapshot` puts tables of its own into the devices that it takes snapshots of.

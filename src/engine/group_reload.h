@@ -49,6 +49,8 @@ class GroupReload {
                         std::map<std::string, std::string>& broken);
 
  private:
+  static void keep_origin(VolumeGroup& group, const lvm::PlannedDevice& snapshot,
+                          std::map<std::string, std::string>& broken);
   struct Item {
     const lvm::PlannedDevice* planned = nullptr;
     std::string canonical;

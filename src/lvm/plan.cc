@@ -286,6 +286,11 @@ Status Planner::build(uint32_t lv, std::string_view layer) {
   // COW stores and images stay writable whatever their volume is.
   building.device.read_only =
       !described.writable() && !(layer == "cow" && cow_link_[lv]) && !is_image_of_raid(group_, lv);
+  // What is written to an origin without a snapshot of it would be written into the snapshot, too.
+  if (layer.empty() && std::ranges::any_of(snapshots_[lv], [&](uint32_t link) {
+        return !all_data_there(*group_.lvs[link].segments[0].cow, 0);
+      }))
+    building.device.read_only = true;
   building_.push_back(std::move(building));
 
   if (layer.empty() && !snapshots_[lv].empty()) {

@@ -401,6 +401,43 @@ def test_a_volume_that_gives_errors_is_not_told_of_as_no_member(t):
     unchanged()
 
 
+def test_an_origin_is_only_read_where_its_snapshot_is_not_there(t):
+    """What is written to it then the snapshot would never know to have been otherwise."""
+    text = ("volfs: 1\nimages:\n  a: {path: a.img, size: 16MiB}\n  b: {path: b.img, size: 16MiB}\nvolume_groups:\n"
+            "  vg0: {physical_volumes: [a, b], extent_size: 1MiB, logical_volumes: {\n"
+            "    root: {size: 4MiB, physical_volumes: [a]}, other: {size: 2MiB, physical_volumes: [a]},\n"
+            "    snap: {type: snapshot, origin: root, size: 6MiB, physical_volumes: [b]}}}\n")
+    definition = t.define(text)
+    volfs("create", definition)
+    t.mount(definition)
+    content = t.random.randbytes(4 * MiB)
+    (t.mnt / "vg0/root").open("r+b", buffering=0).write(content)
+    (t.mnt / "vg0/snap").open("r+b", buffering=0).write(b"s" * 4096)
+    before = sha256(t.mnt / "vg0/snap")
+    t.umount()
+
+    def only_read():
+        equal((t.mnt / "vg0/root").read_bytes() == content, True, "the origin's content")
+        lab.raises(30, os.open, t.mnt / "vg0/root", os.O_WRONLY)
+        (t.mnt / "vg0/other").open("r+b", buffering=0).write(b"o" * 4096)
+        t.umount()
+
+    # The device is missing.
+    definition.write_text("volfs: 1\nimages: {a: a.img}\n"
+                          "volume_groups: {vg0: {physical_volumes: [a], activation: partial}}\n")
+    t.mount(definition)
+    only_read()
+    # It is there, and what it holds of the snapshot cannot be read.
+    shutil.copyfile(t.path / "b.img", t.path / "whole.img")
+    os.truncate(t.path / "b.img", MiB)
+    rescue(t, [t.path / "a.img", t.path / "b.img"])
+    only_read()
+    os.rename(t.path / "whole.img", t.path / "b.img")
+    t.mount(t.define(text))
+    equal(sha256(t.mnt / "vg0/snap"), before, "the snapshot")
+    (t.mnt / "vg0/root").open("r+b", buffering=0).write(b"r" * 4096)
+
+
 def test_a_definition_written_by_a_scan_has_what_was_cut_off(t):
     """`pad` by hand: only where nothing is written."""
     t.file("whole.img", 4 * MiB)
