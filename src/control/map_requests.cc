@@ -21,19 +21,13 @@ Result<json> create_map(const RequestContext& context, const Fields& fields) {
   return json();
 }
 
+// A table beside the active one, or in its place.
+template <Status (engine::Engine::*take)(std::string_view, std::string_view, bool)>
 Result<json> load(const RequestContext& context, const Fields& fields) {
   VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
   VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
   VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
-  VOLFS_TRY(context.engine.map_load(name, table, read_only));
-  return json();
-}
-
-Result<json> swap(const RequestContext& context, const Fields& fields) {
-  VOLFS_TRY_ASSIGN(const std::string name, fields.text("map"));
-  VOLFS_TRY_ASSIGN(const std::string table, fields.text("table"));
-  VOLFS_TRY_ASSIGN(const bool read_only, fields.flag_or("readonly", false));
-  VOLFS_TRY(context.engine.map_swap(name, table, read_only));
+  VOLFS_TRY((context.engine.*take)(name, table, read_only));
   return json();
 }
 
@@ -101,8 +95,8 @@ Result<json> print(const RequestContext& context, const Fields& fields) {
 constexpr std::array map_rows{
     RequestType{"map.create", "map:name,table:text,uuid:text?,readonly:flag?,hidden:flag?",
                 create_map},
-    RequestType{"map.load", "map:name,table:text,readonly:flag?", load},
-    RequestType{"map.swap", "map:name,table:text,readonly:flag?", swap},
+    RequestType{"map.load", "map:name,table:text,readonly:flag?", load<&engine::Engine::map_load>},
+    RequestType{"map.swap", "map:name,table:text,readonly:flag?", load<&engine::Engine::map_swap>},
     RequestType{"map.check", "map:name,table:text,readonly:flag?", check},
     RequestType{"map.clear", "map:name", clear},
     RequestType{"map.suspend", "map:name,flush:flag?,timeout_ms:ms?", suspend},

@@ -78,9 +78,8 @@ class MappedDevice final : public BlockDevice {
 
   // Lets no new I/O in, waits for what is under way, and flushes. New I/O waits (map with
   // Wait::no is false). ETIMEDOUT when the deadline has passed, of the wait for its turn, too: then
-  // nothing is changed. A
-  // suspended device stays so. A flush that fails is logged and does not keep the device from
-  // being suspended: a broken table must be replaceable.
+  // nothing is changed. A suspended device stays so. A flush that fails is logged and does not keep
+  // the device from being suspended: a broken table must be replaceable.
   Status suspend(const SuspendOptions& options);
   Status suspend() { return suspend(SuspendOptions()); }
   // Swaps the inactive table in, if there is one (suspending first with OPTIONS if need be), and
